@@ -72,9 +72,10 @@ def frozen(lake: Path, known: Mapping[str, File]) -> Iterator[Frozen]:
 
 def stats_of(lake: Path) -> dict[str, Stat]:
     """Every file that belongs to the lake, by its path below it. Hold `rewriting(lake)`.
-    Raises `InvalidData`: one of them is a link, whose target this would miss or not keep."""
+    Raises `InvalidData`: one of them is a link, whose target this would miss or not keep; or a folder cannot be
+    listed, whose files would count as deleted."""
     found = {}
-    for folder, folders, files in os.walk(lake):
+    for folder, folders, files in os.walk(lake, onerror=_refuse):
         place = Path(folder).relative_to(lake)
         folders[:] = [name for name in folders if is_content(PurePosixPath(place / name))]
         files = [name for name in files if is_content(PurePosixPath(place / name))]
@@ -107,6 +108,11 @@ def _linked(lake: Path, links: Path, same: Callable[[str, Stat], bool]) -> dict[
             shutil.rmtree(links, ignore_errors=True)
             before = now
     raise InvalidConfig(f"{lake} changes all the time; try again when `recsys stream compact` has ended")
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise InvalidData(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
 def _link(path: Path, link: Path) -> None:

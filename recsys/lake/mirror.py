@@ -7,48 +7,35 @@ were; the next one continues with what was transferred.
 """
 
 import secrets
-import shutil
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
-from recsys.files import atomic_write, staged_file
-from recsys.lake.commit import commit, rewriting
-from recsys.lake.forget import FOLDER as MARKS
-from recsys.lake.frozen import Frozen, frozen, sha256_of, stats_of
-from recsys.lake.mirror_base import BASE, Base, announce, base_of, is_base, latest_of, one_at_a_time, parsed
+from recsys.contracts.errors import InvalidConfig, Unavailable
+from recsys.lake.frozen import Frozen, frozen
+from recsys.lake.mirror_base import (
+    Base,
+    ancestor_of,
+    announce,
+    base_of,
+    is_base,
+    latest_of,
+    one_at_a_time,
+    parsed,
+)
+from recsys.lake.mirror_pull import pull
+from recsys.lake.mirror_transfer import Moved, Progress, Transfer, size_of, transfer
 from recsys.lake.object_store import ObjectStore, Read
-from recsys.lake.snapshot import SNAPSHOT, STATE, File, Snapshot, garbage, object_name
+from recsys.lake.snapshot import SNAPSHOT, File, Snapshot, garbage, object_name
 
-_INCOMING, _STAGED = "incoming", "staged"
-_TRANSFERS = 8  # at a time
+__all__ = ["Difference", "Progress", "Transfer", "pull", "push", "status"]
+
 _ATTEMPTS = 5
-_SHOWN = 3
-
-_HEAL = "the next push of a machine that has the lake uploads it again"
-
-Moved = Mapping[str, File]
-Progress = Callable[[int, int], None]  # bytes done, bytes of all
-
-
-class _Lost(Exception):
-    """An object of a snapshot is not in the store: a later push has removed it, or somebody else."""
-
-
-class Transfer(NamedTuple):
-    """What a push or pull did. `files`, `bytes`: moved, without what an interrupted one had moved."""
-
-    snapshot: int
-    changed: bool
-    files: int
-    bytes: int
-    deleted: int
+_NO_VERSION = '"00000000000000000000000000000000"'  # what no object's ETag is
 
 
 class Difference(NamedTuple):
@@ -67,7 +54,8 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
     """Make the store's snapshot this lake as it is now.
 
     Raises:
-        InvalidConfig: the store has a snapshot that this lake was not made from; or the lake is empty.
+        InvalidConfig: the store has a snapshot that this lake was not made from, another lake in a folder below, or
+            no conditional writes; or the lake is empty.
         InvalidData: the store's snapshot is damaged.
     """
     with one_at_a_time(lake):
@@ -75,7 +63,10 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
         latest = parsed(store, read)
         if latest and not is_base(lake, store, latest):
             raise _conflict(lake, store, latest)
+        if read:
+            _check_conditions(store, read.content)
         there = store.sizes()
+        _check_alone(store, there)
         known = {
             path: file
             for path, file in (latest.files if latest else {}).items()
@@ -90,45 +81,7 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
             _commit(lake, store, read, new)
         dropped = garbage({*there, *(object_name(*entry) for entry in moved.items())}, new)
         store.delete(dropped)
-    return Transfer(new.number, new != latest, len(moved), _size(moved), len(dropped))
-
-
-def pull(
-    lake: Path, store: ObjectStore, *, discard: bool = False, progress: Progress = lambda done, of: None
-) -> Transfer | None:
-    """Make this lake the store's snapshot; None: nothing was pushed there yet. Stop the archiver before. Marks of
-    forgotten users that the store does not have stay.
-
-    Raises:
-        InvalidConfig: files were changed here, and `discard` is false.
-        InvalidData: the snapshot or an object is damaged.
-    """
-    with one_at_a_time(lake):
-        for _ in range(_ATTEMPTS):
-            latest = latest_of(store)
-            if latest is None:
-                return None
-            if not discard and is_base(lake, store, latest):
-                return Transfer(latest.number, False, 0, 0, 0)
-            try:
-                return _pull(lake, store, latest, discard, progress)
-            except _Lost as lost:
-                if latest_of(store) == latest:
-                    raise InvalidData(f"{store.url}/{lost} is not there any more: {_HEAL}") from lost
-    raise InvalidConfig(f"{store.url} is pushed to faster than it can be pulled; try again")
-
-
-def _pull(lake: Path, store: ObjectStore, latest: Snapshot, discard: bool, progress: Progress) -> Transfer:
-    with frozen(lake, latest.files) as now:
-        changed = _changed_here(lake, store, latest, now)
-    marks = {path for path in changed if path.startswith(f"{MARKS}/") and path not in latest.files}
-    if not discard and len(changed) > len(marks):
-        raise InvalidConfig(_refusal(lake, [path for path in changed if path not in marks]))
-    wanted = {path: file for path, file in latest.files.items() if now.sha256.get(path) != file.sha256}
-    moved = _download(lake, store, wanted, progress)
-    gone = [lake / path for path in now.sha256 if path not in latest.files and path not in marks]
-    _move_into_place(lake, Base(store.url, latest), wanted, gone, now)
-    return Transfer(latest.number, True, len(moved), _size(moved), len(gone))
+    return Transfer(new.number, new != latest, len(moved), size_of(moved), len(dropped))
 
 
 def status(lake: Path, store: ObjectStore) -> Difference:
@@ -154,20 +107,40 @@ def status(lake: Path, store: ObjectStore) -> Difference:
     )
 
 
-def _size(moved: Moved) -> int:
-    return sum(file.size for file in moved.values())
-
-
-# --- push -------------------------------------------------------------------------------------------------------
-
-
 def _conflict(lake: Path, store: ObjectStore, latest: Snapshot | None) -> InvalidConfig:
     if latest is None:
         return InvalidConfig(f"{store.url}: {SNAPSHOT} was deleted during the push; push again")
+    has = f"{store.url} has snapshot {latest.number} of {latest.machine} ({latest.created})"
+    base = base_of(lake, store)
+    if base and not ancestor_of(latest, base):
+        return InvalidConfig(
+            f"{has}, which is older than snapshot {base.number} that {lake} was made from, or of another lake: nothing"
+            f" is pushed. Restore the store's last {SNAPSHOT}, or name another place"
+        )
     return InvalidConfig(
-        f"{store.url} has snapshot {latest.number} of {latest.machine} ({latest.created}), which {lake} was not made"
-        " from: nothing is pushed. Name another place, or take that one: `recsys lake pull`"
+        f"{has}, which {lake} was not made from: nothing is pushed. Name another place, or take that one:"
+        " `recsys lake pull`"
     )
+
+
+def _check_alone(store: ObjectStore, there: Mapping[str, int]) -> None:
+    """The lake of a folder below would be garbage of this one."""
+    if other := next((name for name in there if name.endswith(f"/{SNAPSHOT}")), None):
+        raise InvalidConfig(
+            f"{store.url}/{other.removesuffix(f'/{SNAPSHOT}')} is a lake of its own: push to a folder that has no"
+            " other lake below it"
+        )
+
+
+def _check_conditions(store: ObjectStore, content: bytes) -> None:
+    """Without them two machines overwrite each other's lake. `content`: what the snapshot has, so that a store that
+    ignores them is left as it was."""
+    for condition, version in (("If-None-Match", None), ("If-Match", _NO_VERSION)):
+        if store.replace(SNAPSHOT, content, version):
+            raise InvalidConfig(
+                f"{store.url}: this store ignores {condition}, which keeps two machines from overwriting each other's"
+                " lake; use one that has conditional writes"
+            )
 
 
 def _successor(latest: Snapshot | None, known: Mapping[str, File], now: Frozen) -> Snapshot:
@@ -181,7 +154,9 @@ def _successor(latest: Snapshot | None, known: Mapping[str, File], now: Frozen) 
     if latest and files == latest.files:
         return latest
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Snapshot(number, secrets.token_hex(16), created, socket.gethostname(), dict(sorted(files.items())))
+    own = secrets.token_hex(16)
+    lineage = latest.lineage if latest else own
+    return Snapshot(number, own, lineage, created, socket.gethostname(), dict(sorted(files.items())))
 
 
 def _upload(
@@ -198,7 +173,7 @@ def _upload(
         for path, file in new.files.items()
         if known.get(path) != file and there.get(object_name(path, file)) != file.size
     }
-    _transfer(lambda path, file: store.upload(object_name(path, file), now.links / path), missing, progress)
+    transfer(lambda path, file: store.upload(object_name(path, file), now.links / path), missing, progress)
     return missing
 
 
@@ -215,82 +190,10 @@ def _commit(lake: Path, store: ObjectStore, read: Read | None, new: Snapshot) ->
             raise _conflict(lake, store, latest)
     else:  # S3 refuses what another request is about to write, too
         raise Unavailable(f"{store.url}: others write {SNAPSHOT} all the time; try again")
-    if before is None and store.replace(SNAPSHOT, content, None):
-        store.delete([SNAPSHOT])
-        raise InvalidConfig(
-            f"{store.url}: this store ignores If-None-Match, which keeps two machines from overwriting each other's"
-            " lake; use one that has conditional writes"
-        )
+    if before is None:  # only now is there what a condition can refuse
+        try:
+            _check_conditions(store, content)
+        except InvalidConfig:
+            store.delete([SNAPSHOT])
+            raise
     is_base(lake, store, new)
-
-
-# --- pull -------------------------------------------------------------------------------------------------------
-
-
-def _changed_here(lake: Path, store: ObjectStore, latest: Snapshot, now: Frozen) -> list[str]:
-    """Paths whose content here is neither that of the base nor that of the latest snapshot."""
-    base = base_of(lake, store)
-    before = base.files if base else {}
-    paths = {*now.sha256, *before}
-    old = {path: file.sha256 for path, file in before.items()}
-    new = {path: file.sha256 for path, file in latest.files.items()}
-    return sorted(p for p in paths if now.sha256.get(p) not in (old.get(p), new.get(p)))
-
-
-def _refusal(lake: Path, changed: list[str]) -> str:
-    names = ", ".join(changed[:_SHOWN]) + (", …" if len(changed) > _SHOWN else "")
-    return (
-        f"{lake} has {len(changed)} changed files that the store does not have ({names}): push them to another place,"
-        " or give them up with --discard"
-    )
-
-
-def _download(lake: Path, store: ObjectStore, wanted: Mapping[str, File], progress: Progress) -> Moved:
-    """Into `incoming`, by digest; returns what was moved. Raises `_Lost`: an object is not there."""
-    incoming = lake / STATE / _INCOMING
-    incoming.mkdir(parents=True, exist_ok=True)
-    by_digest = {file.sha256: (path, file) for path, file in wanted.items()}
-    missing = dict(entry for digest, entry in by_digest.items() if not (incoming / digest).exists())
-
-    def one(path: str, file: File) -> None:
-        name = object_name(path, file)
-        with staged_file(incoming / file.sha256, fsync=True) as temporary:
-            if not store.download(name, temporary):
-                raise _Lost(name)
-            if sha256_of(temporary) != file.sha256:
-                raise InvalidData(
-                    f"{store.url}/{name} has another content than was pushed: delete it; {_HEAL}"
-                )
-
-    _transfer(one, missing, progress)
-    return missing
-
-
-def _move_into_place(
-    lake: Path, base: Base, wanted: Mapping[str, File], gone: Iterable[Path], now: Frozen
-) -> None:
-    staged, incoming = lake / STATE / _STAGED, lake / STATE / _INCOMING
-    with rewriting(lake):
-        if stats_of(lake) != now.stats:
-            raise InvalidConfig(f"{lake} was changed while it was pulled: stop who writes it, and pull again")
-        shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
-        for path, file in wanted.items():
-            (staged / path).parent.mkdir(parents=True, exist_ok=True)
-            (staged / path).hardlink_to(incoming / file.sha256)
-        atomic_write(staged / STATE / BASE, msgspec.json.encode(base), fsync=True)
-        commit(lake, staged, gone)
-    shutil.rmtree(incoming)
-
-
-def _transfer(one: Callable[[str, File], None], entries: Moved, progress: Progress) -> None:
-    """Some at a time; the first error ends it."""
-    done, of = 0, sum(file.size for file in entries.values())
-    pool = ThreadPoolExecutor(_TRANSFERS)
-    try:
-        sizes = {pool.submit(one, path, file): file.size for path, file in entries.items()}
-        for future in as_completed(sizes):
-            future.result()
-            done += sizes[future]
-            progress(done, of)
-    finally:
-        pool.shutdown(cancel_futures=True)

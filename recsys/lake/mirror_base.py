@@ -52,6 +52,12 @@ def is_base(lake: Path, store: ObjectStore, latest: Snapshot) -> bool:
     return base is not None and base.id == latest.id
 
 
+def ancestor_of(latest: Snapshot, base: Snapshot) -> bool:
+    """Whether `latest` can have been made from `base`; else the store's history was rolled back or begun anew, and
+    what the base had says nothing about what is in the store."""
+    return base.lineage == latest.lineage and (base.number < latest.number or base.id == latest.id)
+
+
 def base_of(lake: Path, store: ObjectStore, name: str = BASE) -> Snapshot | None:
     """None: this lake has nothing to do with that store."""
     try:

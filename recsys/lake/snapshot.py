@@ -34,10 +34,12 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """A lake at one instant. `id` is its own: two machines may have made the same number."""
+    """A lake at one instant. `id` is its own: two machines may have made the same number. `lineage`: the id of the
+    first snapshot, from which a push made the next one, and so on."""
 
     number: int
     id: str
+    lineage: str
     created: str
     machine: str
     files: dict[str, File]

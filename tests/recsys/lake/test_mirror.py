@@ -1,5 +1,7 @@
 """A lake in an object store (moto's server): whole snapshots, by checksum, whoever dies."""
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +13,7 @@ import pytest
 pytest.importorskip("boto3")
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.lake import mirror
+from recsys.lake import mirror_pull, mirror_transfer
 from recsys.lake.commit import settle
 from recsys.lake.mirror import pull, push, status
 from recsys.lake.object_store import ObjectStore
@@ -70,7 +72,7 @@ def before_the_first(
         other()
         return original(*arguments, **named)
 
-    monkeypatch.setattr(mirror, "_TRANSFERS", 1)
+    monkeypatch.setattr(mirror_transfer, "_TRANSFERS", 1)
     monkeypatch.setattr(owner, name, call)
 
 
@@ -173,6 +175,36 @@ def test_of_two_pushes_at_once_one_is_refused(
     assert content(tmp_path / "third") == AFTER
 
 
+@pytest.mark.parametrize("how", ["anew", "older"])
+def test_a_store_with_another_history_is_not_pulled_over_a_lake(
+    lake: Path, store: ObjectStore, tmp_path: Path, how: str
+) -> None:
+    push(lake, store)
+    first = store.read(SNAPSHOT)
+    assert first is not None
+    advance(lake)
+    push(lake, store)
+    store.delete([SNAPSHOT])
+    if how == "anew":
+        push(write(tmp_path / "other", {"items/items.parquet": "3"}), store)
+    else:
+        assert store.replace(SNAPSHOT, first.content, None)
+    with pytest.raises(InvalidConfig, match="older than snapshot 2 that .* or of another lake"):
+        push(lake, store)
+    with pytest.raises(InvalidConfig, match="--discard"):
+        pull(lake, store)
+    assert content(lake) == AFTER
+
+
+def test_a_lake_in_a_folder_below_is_not_garbage(lake: Path, store: ObjectStore, bucket: str) -> None:
+    push(lake, store)
+    before = store.sizes()
+    for above in (f"s3://{bucket}/some", f"s3://{bucket}"):
+        with pytest.raises(InvalidConfig, match="some/lake is a lake of its own"):
+            push(lake, ObjectStore(above))
+    assert store.sizes() == before
+
+
 # --- processes that are killed ----------------------------------------------------------------------------------
 
 
@@ -240,7 +272,7 @@ def test_what_an_interrupted_pull_has_is_not_read_again(
     lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push(lake, store)
-    monkeypatch.setattr(mirror, "commit", lambda *_: 1 / 0)
+    monkeypatch.setattr(mirror_pull, "commit", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         pull(tmp_path / "other", store)
     monkeypatch.undo()
@@ -334,18 +366,32 @@ def test_a_lost_answer_is_no_conflict(
     assert not push(lake, store).changed
 
 
+@pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
 def test_a_store_without_conditional_writes_is_refused(
-    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, ignored: str
 ) -> None:
     def unconditional(self: ObjectStore, name: str, content: bytes, version: str | None) -> bool:
-        read = self.read(name)
-        return replace(self, name, content, read.version if read else None)
+        if ignored == ("If-None-Match" if version is None else "If-Match"):
+            read = self.read(name)
+            version = read.version if read else None
+        return replace(self, name, content, version)
 
     replace = ObjectStore.replace
-    monkeypatch.setattr(ObjectStore, "replace", unconditional)
-    with pytest.raises(InvalidConfig, match="ignores If-None-Match"):
-        push(lake, store)
+    with monkeypatch.context() as changed:
+        changed.setattr(ObjectStore, "replace", unconditional)
+        with pytest.raises(InvalidConfig, match=f"ignores {ignored},"):
+            push(lake, store)
     assert store.read(SNAPSHOT) is None
+    push(lake, store)
+    before = store.read(SNAPSHOT)
+    advance(lake)
+    monkeypatch.setattr(ObjectStore, "replace", unconditional)  # the bucket was copied to another store
+    with pytest.raises(InvalidConfig, match=f"ignores {ignored},"):
+        push(lake, store)
+    after = store.read(SNAPSHOT)
+    assert before is not None
+    assert after is not None
+    assert after.content == before.content
 
 
 # --- what others do to the lake ---------------------------------------------------------------------------------
@@ -380,6 +426,23 @@ def test_an_empty_lake_replaces_none(lake: Path, store: ObjectStore, tmp_path: P
             push(empty, store)
     pull(tmp_path / "other", store)
     assert content(tmp_path / "other") == BEFORE
+
+
+def test_a_folder_that_cannot_be_listed_is_not_deleted(
+    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    scandir = os.scandir
+
+    def failing(path: Any) -> Any:
+        if str(path).endswith(A_DAY):
+            raise PermissionError(errno.EACCES, "no", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(InvalidData, match="dt=2026-03-01: cannot be listed: no"):
+        push(lake, store)
+    assert an_object(store, f"{A_DAY}/a.")
 
 
 def test_links_are_refused(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
