@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidData, Unavailable
 from recsys.files import atomic_write
 from recsys.lake.commit import rewriting
 from recsys.lake.snapshot import STATE, File, is_content
@@ -44,7 +44,8 @@ class Frozen(NamedTuple):
 
 @contextmanager
 def frozen(lake: Path, known: Mapping[str, File]) -> Iterator[Frozen]:
-    """The lake at one instant between commits. Not while holding `rewriting`; one at a time."""
+    """The lake at one instant between commits. Not while holding `rewriting`; one at a time.
+    Raises `Unavailable`: compaction does not end."""
     links, digests = lake / STATE / _LINKS, _read_digests(lake)
 
     def same(path: str, stat: Stat) -> bool:
@@ -107,7 +108,7 @@ def _linked(lake: Path, links: Path, same: Callable[[str, Stat], bool]) -> dict[
                 return now
             shutil.rmtree(links, ignore_errors=True)
             before = now
-    raise InvalidConfig(f"{lake} changes all the time; try again when `recsys stream compact` has ended")
+    raise Unavailable(f"{lake} changes all the time; try again when `recsys stream compact` has ended")
 
 
 def _refuse(error: OSError) -> None:

@@ -57,6 +57,7 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
         InvalidConfig: the store has a snapshot that this lake was not made from, another lake in a folder below, or
             no conditional writes; or the lake is empty.
         InvalidData: the store's snapshot is damaged.
+        Unavailable: another process pushes, pulls or compares; or compaction is running.
     """
     with one_at_a_time(lake):
         read = store.read(SNAPSHOT)

@@ -1,19 +1,19 @@
-"""Which snapshot of which store a lake was made from: `lake/_mirror/`, not part of the lake."""
+"""Which snapshot of each store a lake was made from: `lake/_mirror/`, not part of the lake."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidData, Unavailable
 from recsys.files import atomic_write, locked
 from recsys.lake.object_store import ObjectStore, Read
 from recsys.lake.snapshot import SNAPSHOT, STATE, Snapshot, parse_snapshot
 from recsys.operator_files import read_json
 
-BASE = "base.json"
-_NEXT = "next.json"
+_BASE, _NEXT = "base", "next"
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -25,12 +25,13 @@ class Base(msgspec.Struct, frozen=True):
 
 @contextmanager
 def one_at_a_time(lake: Path) -> Iterator[None]:
+    """Raises `Unavailable`: another process is at it."""
     with ExitStack() as opened:
         try:
             opened.enter_context(locked(lake / STATE / "lock", wait=False))
         except BlockingIOError as error:
-            raise InvalidConfig(
-                f"{lake} is being pushed or pulled by another process; wait for it"
+            raise Unavailable(
+                f"{lake} is being pushed, pulled or compared by another process; wait for it"
             ) from error
         yield
 
@@ -44,10 +45,13 @@ def parsed(store: ObjectStore, read: Read | None) -> Snapshot | None:
 
 
 def is_base(lake: Path, store: ObjectStore, latest: Snapshot) -> bool:
-    """Whether this lake was made from it, or has made it: a push that was killed behind its commit left `next.json`."""
+    """Whether this lake was made from it, or has made it: a push that was killed behind its commit left its
+    announcement."""
     base, after = base_of(lake, store), base_of(lake, store, _NEXT)
     if after and after.id == latest.id and base != after:
-        atomic_write(lake / STATE / BASE, msgspec.json.encode(Base(store.url, after)), fsync=True)
+        atomic_write(
+            lake / STATE / base_name(store.url), msgspec.json.encode(Base(store.url, after)), fsync=True
+        )
         return True
     return base is not None and base.id == latest.id
 
@@ -58,17 +62,29 @@ def ancestor_of(latest: Snapshot, base: Snapshot) -> bool:
     return base.lineage == latest.lineage and (base.number < latest.number or base.id == latest.id)
 
 
-def base_of(lake: Path, store: ObjectStore, name: str = BASE) -> Snapshot | None:
+def base_name(url: str, kind: str = _BASE) -> str:
+    return f"{kind}-{hashlib.sha256(url.encode()).hexdigest()[:16]}.json"
+
+
+def bases_of(lake: Path) -> list[Path]:
+    """The files of all stores."""
+    return [path for kind in (_BASE, _NEXT) for path in (lake / STATE).glob(f"{kind}-*.json")]
+
+
+def base_of(lake: Path, store: ObjectStore, kind: str = _BASE) -> Snapshot | None:
     """None: this lake has nothing to do with that store."""
     try:
-        base = read_json(lake / STATE / name, Base, InvalidData)
+        base = read_json(lake / STATE / base_name(store.url, kind), Base, InvalidData)
     except FileNotFoundError:
         return None
     except InvalidData as error:
-        raise InvalidData(f"{error}; remove it, and then `recsys lake pull --discard`") from error
+        then = (
+            ", and then `recsys lake pull --discard`" if kind == _BASE else ""
+        )  # nobody needs the other one
+        raise InvalidData(f"{error}; remove it{then}") from error
     return base.snapshot if base.url == store.url else None
 
 
 def announce(lake: Path, base: Base) -> None:
     """Before a push commits: `is_base` then knows the snapshot, also after a crash."""
-    atomic_write(lake / STATE / _NEXT, msgspec.json.encode(base), fsync=True)
+    atomic_write(lake / STATE / base_name(base.url, _NEXT), msgspec.json.encode(base), fsync=True)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -11,10 +11,20 @@ from recsys.files import atomic_write, staged_file
 from recsys.lake.commit import commit, rewriting
 from recsys.lake.forget import FOLDER as MARKS
 from recsys.lake.frozen import Frozen, frozen, sha256_of, stats_of
-from recsys.lake.mirror_base import BASE, Base, ancestor_of, base_of, is_base, latest_of, one_at_a_time
+from recsys.lake.mirror_base import (
+    Base,
+    ancestor_of,
+    base_name,
+    base_of,
+    bases_of,
+    is_base,
+    latest_of,
+    one_at_a_time,
+)
 from recsys.lake.mirror_transfer import HEAL, Moved, Progress, Transfer, size_of, transfer
 from recsys.lake.object_store import ObjectStore
 from recsys.lake.snapshot import STATE, File, Snapshot, object_name
+from recsys.operator_files import read_json
 
 _INCOMING, _STAGED = "incoming", "staged"
 _ATTEMPTS = 5
@@ -29,11 +39,12 @@ def pull(
     lake: Path, store: ObjectStore, *, discard: bool = False, progress: Progress = lambda done, of: None
 ) -> Transfer | None:
     """Make this lake the store's snapshot; None: nothing was pushed there yet. Stop the archiver before. Marks of
-    forgotten users that the store does not have stay.
+    forgotten users stay that the store does not have, or has with an earlier time.
 
     Raises:
         InvalidConfig: files were changed here, and `discard` is false.
         InvalidData: the snapshot or an object is damaged.
+        Unavailable: another process pushes, pulls or compares; or compaction is running.
     """
     with one_at_a_time(lake):
         for _ in range(_ATTEMPTS):
@@ -51,26 +62,60 @@ def pull(
 
 
 def _pull(lake: Path, store: ObjectStore, latest: Snapshot, discard: bool, progress: Progress) -> Transfer:
+    base = base_of(lake, store)
+    known = base if base and ancestor_of(latest, base) else None
     with frozen(lake, latest.files) as now:
-        changed = _changed_here(lake, store, latest, now)
-    marks = {path for path in changed if path.startswith(f"{MARKS}/") and path not in latest.files}
-    if not discard and len(changed) > len(marks):
-        raise InvalidConfig(_refusal(lake, [path for path in changed if path not in marks]))
-    wanted = {path: file for path, file in latest.files.items() if now.sha256.get(path) != file.sha256}
-    moved = _download(lake, store, wanted, progress)
-    gone = [lake / path for path in now.sha256 if path not in latest.files and path not in marks]
-    _move_into_place(lake, Base(store.url, latest), wanted, gone, now)
+        changed = _changed_here(known, latest, now)
+    if changed and not discard:
+        raise InvalidConfig(_refusal(lake, changed))
+    marks = {
+        path: file for path, file in _missing(latest, now).items() if path in now.sha256 and _is_mark(path)
+    }
+    moved = _download(lake, store, marks, lambda done, of: None)
+    kept = _kept_marks(lake, latest, now, marks)
+    wanted = {path: file for path, file in _missing(latest, now).items() if path not in kept}
+    moved = {**moved, **_download(lake, store, wanted, progress)}
+    gone = [lake / path for path in now.sha256 if path not in latest.files and path not in kept]
+    # This lake is another one now, which must not take the place of this one in other stores.
+    forgotten_bases = bases_of(lake) if discard or not known else []
+    _move_into_place(lake, Base(store.url, latest), wanted, [*gone, *forgotten_bases], now)
     return Transfer(latest.number, True, len(moved), size_of(moved), len(gone))
 
 
-def _changed_here(lake: Path, store: ObjectStore, latest: Snapshot, now: Frozen) -> list[str]:
-    """Paths whose content here is neither that of the base nor that of the latest snapshot."""
-    base = base_of(lake, store)
-    before = base.files if base and ancestor_of(latest, base) else {}
+def _missing(latest: Snapshot, now: Frozen) -> dict[str, File]:
+    return {path: file for path, file in latest.files.items() if now.sha256.get(path) != file.sha256}
+
+
+def _is_mark(path: str) -> bool:
+    return path.startswith(f"{MARKS}/")
+
+
+def _kept_marks(lake: Path, latest: Snapshot, now: Frozen, theirs: Moved) -> set[str]:
+    """Paths of the marks of forgotten users here that the snapshot lacks, or has with an earlier time. `theirs`: the
+    snapshot's that differ, which are in `incoming`."""
+    incoming = lake / STATE / _INCOMING
+    later = {
+        path for path, file in theirs.items() if _until_ms(lake / path) > _until_ms(incoming / file.sha256)
+    }
+    return later | {path for path in now.sha256 if _is_mark(path) and path not in latest.files}
+
+
+def _until_ms(mark: Path) -> int:
+    """A damaged one gives way to any other."""
+    try:
+        return read_json(mark, dict[str, int], InvalidData).get("until_ms", -1)
+    except (FileNotFoundError, InvalidData):
+        return -1
+
+
+def _changed_here(base: Snapshot | None, latest: Snapshot, now: Frozen) -> list[str]:
+    """Paths whose content here is neither that of the base nor that of the latest snapshot. Marks of forgotten users
+    are merged, so they are none."""
+    before = base.files if base else {}
     paths = {*now.sha256, *before}
     old = {path: file.sha256 for path, file in before.items()}
     new = {path: file.sha256 for path, file in latest.files.items()}
-    return sorted(p for p in paths if now.sha256.get(p) not in (old.get(p), new.get(p)))
+    return sorted(p for p in paths if now.sha256.get(p) not in (old.get(p), new.get(p)) and not _is_mark(p))
 
 
 def _refusal(lake: Path, changed: list[str]) -> str:
@@ -109,10 +154,23 @@ def _move_into_place(
     with rewriting(lake):
         if stats_of(lake) != now.stats:
             raise InvalidConfig(f"{lake} was changed while it was pulled: stop who writes it, and pull again")
+        _check_places(lake, wanted)
         shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
         for path, file in wanted.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             (staged / path).hardlink_to(incoming / file.sha256)
-        atomic_write(staged / STATE / BASE, msgspec.json.encode(base), fsync=True)
+        atomic_write(staged / STATE / base_name(base.url), msgspec.json.encode(base), fsync=True)
         commit(lake, staged, gone)
     shutil.rmtree(incoming)
+
+
+def _check_places(lake: Path, wanted: Iterable[str]) -> None:
+    """Before the commit, which could not be finished."""
+    parents = {str(parent) for path in wanted for parent in PurePosixPath(path).parents}
+    wrong = [path for path in wanted if (lake / path).is_dir()]
+    wrong += [path for path in sorted(parents) if (lake / path).is_file()]
+    if wrong:
+        raise InvalidConfig(
+            f"{lake / wrong[0]} is a folder here and a file in the snapshot, or the reverse: move it away, and pull"
+            " again"
+        )

@@ -94,4 +94,6 @@ def parse_snapshot(content: bytes, where: str) -> Snapshot:
         normal = str(PurePosixPath(path)) == path and "\\" not in path and "\0" not in path
         if not (normal and is_content(PurePosixPath(path)) and re.fullmatch(r"[0-9a-f]{64}", file.sha256)):
             raise InvalidData(f"{where}: {path!r} is no file of a lake; restore its last version")
+        if any(str(parent) in found.files for parent in PurePosixPath(path).parents):
+            raise InvalidData(f"{where}: {path!r} is below a file; restore its last version")
     return found

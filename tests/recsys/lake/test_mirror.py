@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 
 pytest.importorskip("boto3")
 
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
+from recsys.files import locked
 from recsys.lake import mirror_pull, mirror_transfer
-from recsys.lake.commit import settle
+from recsys.lake.commit import rewriting, settle
 from recsys.lake.mirror import pull, push, status
 from recsys.lake.object_store import ObjectStore
 from recsys.lake.snapshot import SNAPSHOT
@@ -158,6 +160,54 @@ def test_no_pull_removes_the_mark_of_a_forgotten_user(
     push(other, store)
     pull(lake, store)
     assert content(lake) == AFTER | mark
+
+
+@pytest.mark.parametrize("discard", [False, True])
+@pytest.mark.parametrize(("here", "there"), [(5, 3), (3, 5)])
+def test_the_later_mark_of_a_forgotten_user_stays(
+    lake: Path, store: ObjectStore, tmp_path: Path, here: int, there: int, discard: bool
+) -> None:
+    push(lake, store)
+    other, mark = tmp_path / "other", "forget/v.json"
+    pull(other, store)
+    write(other, {mark: f'{{"until_ms": {here}}}'})
+    write(lake, {mark: f'{{"until_ms": {there}}}'})
+    push(lake, store)
+    pull(other, store, discard=discard)
+    assert content(other) == BEFORE | {mark: '{"until_ms": 5}'}
+
+
+def test_a_mark_that_the_store_has_lost_stays(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    advance(lake)
+    push(lake, store)
+    other = tmp_path / "other"
+    pull(other, store)
+    (lake / "forget/u.json").unlink()
+    push(lake, store)
+    pull(other, store, discard=True)
+    assert content(other) == AFTER
+
+
+def test_a_lake_is_pushed_to_two_places(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    second = ObjectStore(f"{store.url}-2")
+    for place in (store, second):
+        push(lake, place)
+    advance(lake)
+    for place in (store, second):
+        assert push(lake, place).snapshot == 2
+    pull(tmp_path / "other", second)
+    assert content(tmp_path / "other") == AFTER
+
+
+def test_a_lake_that_was_given_up_is_not_replaced_in_other_places(
+    lake: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    second = ObjectStore(f"{store.url}-2")
+    push(lake, store)
+    push(write(tmp_path / "other", {"items/items.parquet": "3"}), second)
+    pull(lake, second, discard=True)
+    with pytest.raises(InvalidConfig, match="was not made from"):
+        push(lake, store)
 
 
 def test_of_two_pushes_at_once_one_is_refused(
@@ -323,6 +373,7 @@ def test_a_damaged_object_is_refused(lake: Path, store: ObjectStore, tmp_path: P
         (b"items/items.parquet", b"/etc/items.parquet", "no file of a lake"),
         (b"items/items.parquet", b"_mirror/base.json", "no file of a lake"),
         (b"items/items.parquet", b"items//items.parquet", "no file of a lake"),
+        (b"items/items.parquet", b"events", "is below a file"),
     ],
 )
 def test_a_damaged_snapshot_is_refused(
@@ -415,6 +466,33 @@ def test_a_lake_that_is_written_while_it_is_pulled_stays_as_it_is(
     with pytest.raises(InvalidConfig, match="was changed while it was pulled"):
         pull(other, store)
     assert content(other) == {"items/items.parquet": "3"}
+
+
+def test_what_others_do_now_is_waited_out(
+    lake: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(lake / "_mirror/lock"), pytest.raises(Unavailable, match="by another process; wait for it"):
+        push(lake, store)
+    numbers, link = count(), Path.hardlink_to
+
+    def compacting(self: Path, target: Path) -> None:
+        write(lake, {"items/items.parquet": str(next(numbers))})
+        link(self, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", compacting)
+    with pytest.raises(Unavailable, match="changes all the time"):
+        push(lake, store)
+
+
+@pytest.mark.parametrize("path", ["items", "items/items.parquet/1.parquet"])
+def test_a_lake_with_a_folder_in_the_place_of_a_file_stays_as_it_is(
+    lake: Path, store: ObjectStore, tmp_path: Path, path: str
+) -> None:
+    push(write(tmp_path / "other", {path: "x"}), store)
+    with pytest.raises(InvalidConfig, match="is a folder here and a file in the snapshot, or the reverse"):
+        pull(lake, store, discard=True)
+    with rewriting(lake):  # nothing to finish
+        assert content(lake) == BEFORE
 
 
 def test_an_empty_lake_replaces_none(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
