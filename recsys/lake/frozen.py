@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from recsys.contracts.errors import InvalidData, Unavailable
-from recsys.files import atomic_write
+from recsys.files import atomic_write, staged_file
 from recsys.lake.commit import rewriting
 from recsys.lake.snapshot import STATE, File, is_content
 from recsys.operator_files import read_json
@@ -102,7 +102,8 @@ def _linked(lake: Path, links: Path, same: Callable[[str, Stat], bool]) -> dict[
         for _ in range(_ATTEMPTS):
             for path, stat in before.items():
                 if not same(path, stat):
-                    _link(lake / path, links / path)
+                    with suppress(FileNotFoundError):
+                        link_or_copy(lake / path, links / path)
             now = stats_of(lake)
             if now == before:
                 return now
@@ -116,10 +117,16 @@ def _refuse(error: OSError) -> None:
         raise InvalidData(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
 
-def _link(path: Path, link: Path) -> None:
+def link_or_copy(path: Path, link: Path) -> None:
+    """A copy where the file system has no links, or lets nobody link to the files of others."""
     link.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
+    try:
         link.hardlink_to(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        with staged_file(link, fsync=True) as copy:
+            shutil.copyfile(path, copy)
 
 
 def _read_digests(lake: Path) -> dict[str, _Digest]:

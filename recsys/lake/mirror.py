@@ -80,7 +80,9 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
             moved = _upload(store, new, known, there, now, progress)
         if new != latest:
             _commit(lake, store, read, new)
-        dropped = garbage({*there, *(object_name(*entry) for entry in moved.items())}, new)
+        dropped = garbage(
+            {*there, *(object_name(*entry) for entry in moved.items())}, new, first=latest is None
+        )
         store.delete(dropped)
     return Transfer(new.number, new != latest, len(moved), size_of(moved), len(dropped))
 

@@ -9,6 +9,7 @@ import msgspec
 
 from recsys.contracts.errors import InvalidData, Unavailable
 from recsys.files import atomic_write, locked
+from recsys.lake.commit import settle
 from recsys.lake.object_store import ObjectStore, Read
 from recsys.lake.snapshot import SNAPSHOT, STATE, Snapshot, parse_snapshot
 from recsys.operator_files import read_json
@@ -33,6 +34,7 @@ def one_at_a_time(lake: Path) -> Iterator[None]:
             raise Unavailable(
                 f"{lake} is being pushed, pulled or compared by another process; wait for it"
             ) from error
+        settle(lake)  # the base is part of what a pull commits
         yield
 
 

@@ -10,7 +10,7 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.files import atomic_write, staged_file
 from recsys.lake.commit import commit, rewriting
 from recsys.lake.forget import FOLDER as MARKS
-from recsys.lake.frozen import Frozen, frozen, sha256_of, stats_of
+from recsys.lake.frozen import Frozen, frozen, link_or_copy, sha256_of, stats_of
 from recsys.lake.mirror_base import (
     Base,
     ancestor_of,
@@ -39,7 +39,8 @@ def pull(
     lake: Path, store: ObjectStore, *, discard: bool = False, progress: Progress = lambda done, of: None
 ) -> Transfer | None:
     """Make this lake the store's snapshot; None: nothing was pushed there yet. Stop the archiver before. Marks of
-    forgotten users stay that the store does not have, or has with an earlier time.
+    forgotten users stay that the store does not have, or has with an earlier time. Without `discard`, a lake that was
+    made from this very snapshot stays as it is, also where files were changed or lost since: see `Transfer`.
 
     Raises:
         InvalidConfig: files were changed here, and `discard` is false.
@@ -52,7 +53,8 @@ def pull(
             if latest is None:
                 return None
             if not discard and is_base(lake, store, latest):
-                return Transfer(latest.number, False, 0, 0, 0)
+                _remove_remains(lake)
+                return Transfer(latest.number, False, 0, 0, 0, differing=_differing(lake, latest))
             try:
                 return _pull(lake, store, latest, discard, progress)
             except _Lost as lost:
@@ -79,7 +81,18 @@ def _pull(lake: Path, store: ObjectStore, latest: Snapshot, discard: bool, progr
     # This lake is another one now, which must not take the place of this one in other stores.
     forgotten_bases = bases_of(lake) if discard or not known else []
     _move_into_place(lake, Base(store.url, latest), wanted, [*gone, *forgotten_bases], now)
-    return Transfer(latest.number, True, len(moved), size_of(moved), len(gone))
+    return Transfer(latest.number, True, len(moved), size_of(moved), len(gone), marks_kept=len(kept))
+
+
+def _remove_remains(lake: Path) -> None:
+    """What a pull has left that was killed; it may have rows of users who were forgotten since."""
+    for name in (_INCOMING, _STAGED):
+        shutil.rmtree(lake / STATE / name, ignore_errors=True)
+
+
+def _differing(lake: Path, latest: Snapshot) -> int:
+    with frozen(lake, latest.files) as now:
+        return len(_missing(latest, now)) + len(now.sha256.keys() - latest.files.keys())
 
 
 def _missing(latest: Snapshot, now: Frozen) -> dict[str, File]:
@@ -158,10 +171,10 @@ def _move_into_place(
         shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
         for path, file in wanted.items():
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
-            (staged / path).hardlink_to(incoming / file.sha256)
+            link_or_copy(incoming / file.sha256, staged / path)
         atomic_write(staged / STATE / base_name(base.url), msgspec.json.encode(base), fsync=True)
         commit(lake, staged, gone)
-    shutil.rmtree(incoming)
+    _remove_remains(lake)
 
 
 def _check_places(lake: Path, wanted: Iterable[str]) -> None:

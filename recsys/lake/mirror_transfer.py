@@ -14,13 +14,17 @@ Progress = Callable[[int, int], None]  # bytes done, bytes of all
 
 
 class Transfer(NamedTuple):
-    """What a push or pull did. `files`, `bytes`: moved, without what an interrupted one had moved."""
+    """What a push or pull did. `files`, `bytes`: moved, without what an interrupted one had moved. `differing`: files
+    here that are not the snapshot's, where a pull had nothing new; `discard` would restore those. `marks_kept`: of
+    forgotten users, which the snapshot lacks or has with an earlier time."""
 
     snapshot: int
     changed: bool
     files: int
     bytes: int
     deleted: int
+    differing: int = 0
+    marks_kept: int = 0
 
 
 def size_of(moved: Moved) -> int:

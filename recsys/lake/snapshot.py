@@ -7,6 +7,7 @@ the lake's, so that Spark can read them as a lake, too.
 
 import re
 from pathlib import PurePosixPath
+from typing import Annotated
 
 import msgspec
 
@@ -28,16 +29,16 @@ _NAME = re.compile(r"\.(\d+)-[0-9a-f]{16}(\.[^./]+)?$")
 class File(msgspec.Struct, frozen=True):
     """`since`: the number of the snapshot that had this content at this path first."""
 
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     sha256: str
-    since: int
+    since: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
     """A lake at one instant. `id` is its own: two machines may have made the same number. `lineage`: the id of the
     first snapshot, from which a push made the next one, and so on."""
 
-    number: int
+    number: Annotated[int, msgspec.Meta(ge=1)]
     id: str
     lineage: str
     created: str
@@ -70,14 +71,15 @@ def object_name(path: str, file: File) -> str:
     return str(place.with_name(f"{place.stem}.{file.since}-{file.sha256[:16]}{place.suffix}"))
 
 
-def garbage(names: set[str], snapshot: Snapshot) -> list[str]:
-    """Objects of files that neither the snapshot nor a later one that is being pushed has. Foreign ones are none."""
+def garbage(names: set[str], snapshot: Snapshot, *, first: bool = False) -> list[str]:
+    """Objects of files that neither the snapshot nor a later one that is being pushed has. Foreign ones are none.
+    `first`: of its lineage, so that later numbers are of an earlier one."""
     used = {object_name(path, file) for path, file in snapshot.files.items()}
     return sorted(
         name
         for name in names - used
         if (found := _NAME.search(name))
-        and int(found[1]) <= snapshot.number
+        and (first or int(found[1]) <= snapshot.number)
         and is_content(PurePosixPath(name))
     )
 

@@ -15,9 +15,11 @@ pytest.importorskip("boto3")
 
 from recsys.contracts.errors import InvalidConfig, InvalidData, Unavailable
 from recsys.files import locked
+from recsys.lake import commit as commit_module
 from recsys.lake import mirror_pull, mirror_transfer
 from recsys.lake.commit import rewriting, settle
 from recsys.lake.mirror import pull, push, status
+from recsys.lake.mirror_base import base_name
 from recsys.lake.object_store import ObjectStore
 from recsys.lake.snapshot import SNAPSHOT
 from tests.killed import killed
@@ -210,6 +212,24 @@ def test_a_lake_that_was_given_up_is_not_replaced_in_other_places(
         push(lake, store)
 
 
+def test_a_pull_of_the_same_snapshot_tells_what_was_changed_here(
+    lake: Path, store: ObjectStore, tmp_path: Path
+) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    pull(other, store)
+    write(other, {"items/items.parquet": "2", "items/new.parquet": "3"})
+    (other / A_DAY / "a.parquet").unlink()
+    done = pull(other, store)
+    assert done is not None and (done.changed, done.differing) == (False, 3)
+    write(other, {"forget/v.json": "v"})
+    done = pull(other, store, discard=True)
+    assert done is not None and (done.files, done.deleted, done.marks_kept) == (2, 1, 1)
+    assert content(other) == BEFORE | {"forget/v.json": "v"}
+    done = pull(other, store)
+    assert done is not None and done.differing == 1
+
+
 def test_of_two_pushes_at_once_one_is_refused(
     lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +350,54 @@ def test_what_an_interrupted_pull_has_is_not_read_again(
     assert done is not None and (done.files, content(tmp_path / "other")) == (0, BEFORE)
 
 
+def test_a_push_after_a_pull_that_was_killed_in_its_commit(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    monkeypatch.setattr(commit_module, "_finish", lambda lake: None)
+    pull(other, store)
+    monkeypatch.undo()
+    assert (other / "_commit").exists()
+    assert not push(other, store).changed
+
+
+def test_a_pull_leaves_nothing_of_a_killed_one(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
+    push(lake, store)
+    other = tmp_path / "other"
+    pull(other, store)
+    remains = {
+        "_mirror/incoming/ab": "rows of the forgotten",
+        "_mirror/staged/items/items.parquet": "and more",
+    }
+    write(other, remains)  # it was killed after its commit
+    pull(other, store)
+    assert not [name for name in remains if (other / name).exists()]
+
+
+def test_what_cannot_be_linked_is_copied(
+    lake: Path, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "of somebody else", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    push(lake, store)
+    pull(tmp_path / "other", store)
+    assert content(tmp_path / "other") == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("base", "remove it, and then `recsys lake pull --discard`$"), ("next", "remove it$")],
+)
+def test_a_damaged_base_is_named(lake: Path, store: ObjectStore, kind: str, message: str) -> None:
+    push(lake, store)
+    write(lake, {f"_mirror/{base_name(store.url, kind)}": "{"})
+    with pytest.raises(InvalidData, match=message):
+        push(lake, store)
+
+
 # --- what others do to the store --------------------------------------------------------------------------------
 
 
@@ -349,6 +417,16 @@ def test_a_lost_object_is_named_and_the_next_push_uploads_it(
     assert push(lake, store)[:3] == (2, True, 1)
     pull(tmp_path / "other", store)
     assert content(tmp_path / "other") == BEFORE
+
+
+def test_objects_of_a_lost_history_do_not_stay(lake: Path, store: ObjectStore) -> None:
+    push(lake, store)
+    advance(lake)
+    push(lake, store)
+    store.delete([SNAPSHOT])
+    write(lake, {"items/items.parquet": "3"})
+    push(lake, store)
+    assert len(store.sizes()) == len(AFTER) + 1
 
 
 def test_a_damaged_object_is_refused(lake: Path, store: ObjectStore, tmp_path: Path) -> None:
@@ -374,6 +452,9 @@ def test_a_damaged_object_is_refused(lake: Path, store: ObjectStore, tmp_path: P
         (b"items/items.parquet", b"_mirror/base.json", "no file of a lake"),
         (b"items/items.parquet", b"items//items.parquet", "no file of a lake"),
         (b"items/items.parquet", b"events", "is below a file"),
+        (b'"size":1', b'"size":-1', "not a snapshot of a lake"),
+        (b'"since":1', b'"since":0', "not a snapshot of a lake"),
+        (b'"number":1', b'"number":-1', "not a snapshot of a lake"),
     ],
 )
 def test_a_damaged_snapshot_is_refused(
