@@ -64,8 +64,6 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
         latest = parsed(store, read)
         if latest and not is_base(lake, store, latest):
             raise _conflict(lake, store, latest)
-        if read:
-            _check_conditions(store, read.content)
         there = store.sizes()
         _check_alone(store, there)
         known = {
@@ -77,6 +75,8 @@ def push(lake: Path, store: ObjectStore, progress: Progress = lambda done, of: N
             if not now.stats:
                 raise InvalidConfig(f"{lake} has nothing to push: is RECSYS_HOME right?")
             new = _successor(latest, known, now)
+            if read and new != latest:
+                _check_conditions(store, read.content)
             moved = _upload(store, new, known, there, now, progress)
         if new != latest:
             _commit(lake, store, read, new)
