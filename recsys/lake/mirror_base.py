@@ -59,8 +59,8 @@ def is_base(lake: Path, store: ObjectStore, latest: Snapshot) -> bool:
 
 
 def ancestor_of(latest: Snapshot, base: Snapshot) -> bool:
-    """Whether `latest` can have been made from `base`; else the store's history was rolled back or begun anew, and
-    what the base had says nothing about what is in the store."""
+    """Whether `latest` can have been made from `base`. If not, the store has an older snapshot or another lake, and
+    a file that is as it was in the base is not one that the store has deleted."""
     return base.lineage == latest.lineage and (base.number < latest.number or base.id == latest.id)
 
 

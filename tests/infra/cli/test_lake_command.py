@@ -59,7 +59,7 @@ def test_push_status_and_pull(url: str, s3_endpoint: str, tmp_path: Path) -> Non
     pushed = json.loads(run(here, "push", "--json").stdout)
     done = {"snapshot": 1, "changed": True, "files": 4, "bytes": 7, "deleted": 0}
     assert pushed == done | {"differing": 0, "marks_kept": 0}
-    assert "│ snapshot │ 1" in run(there, "pull").stdout
+    assert "│ snapshot   │ 1" in run(there, "pull").stdout
     assert content(tmp_path / "there" / "lake").items() >= BEFORE.items()
     found = json.loads(run(there, "status", "--json").stdout)
     assert (found["there"], found["here"], found["changed_here"]) == (1, 1, 0)
