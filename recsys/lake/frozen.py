@@ -96,7 +96,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _linked(lake: Path, links: Path, same: Callable[[str, Stat], bool]) -> dict[str, Stat]:
-    """Link all files but those that are the `same`, until nothing has changed meanwhile: compaction takes no lock."""
+    """Link all files but those that are the `same`, until nothing has changed meanwhile: some writers take no lock."""
     with rewriting(lake):
         before = stats_of(lake)
         for _ in range(_ATTEMPTS):
@@ -109,7 +109,7 @@ def _linked(lake: Path, links: Path, same: Callable[[str, Stat], bool]) -> dict[
                 return now
             shutil.rmtree(links, ignore_errors=True)
             before = now
-    raise Unavailable(f"{lake} changes all the time; try again when `recsys stream compact` has ended")
+    raise Unavailable(f"{lake} changes all the time; try again later")
 
 
 def _refuse(error: OSError) -> None:

@@ -149,7 +149,7 @@ def _download(lake: Path, store: ObjectStore, wanted: Mapping[str, File], progre
     def one(path: str, file: File) -> None:
         name = object_name(path, file)
         with staged_file(incoming / file.sha256, fsync=True) as temporary:
-            if not store.download(name, temporary):
+            if not store.download(name, temporary, file.size):
                 raise _Lost(name)
             if sha256_of(temporary) != file.sha256:
                 raise InvalidData(
