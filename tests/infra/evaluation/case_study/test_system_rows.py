@@ -57,8 +57,7 @@ def test_before_and_after_are_measured_under_the_same_load(networks: Path) -> No
     assert "worker" in after["cpu_s"]
     assert "worker" not in before["cpu_s"]
     assert before["bytes_"]["redis"] > 5 * after["bytes_"]["redis"]  # 500 documents against one user
-    # a worker reads what was written; impressions are sent once a second, some of them after the last count
-    assert after["bytes_"]["kafka"] > before["bytes_"]["kafka"] / 2
+    assert after["bytes_"]["kafka"] > before["bytes_"]["kafka"]  # a worker reads what was written
     assert len(found.data["response_ms"]["before"]) > 10
     limits = found.sheets[1].lines
     assert [line[0] for line in limits] == [f"p99 within {ms} ms" for ms in (80, 100, 200, 500)]
