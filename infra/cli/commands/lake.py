@@ -82,8 +82,13 @@ def pull(
         done = mirror.pull(settings.lake, store, discard=discard, progress=progress)
     if done is not None:
         _print("pulled", done, as_json)
-        if discard:
-            _tell_of_marks(settings.lake, store)
+        if discard and done.marks_kept:  # the store's `rejected/` is back, whose broken rows may name them
+            console.print(
+                f"users forgotten only here: {done.marks_kept}; forget these users again (`recsys users forget`), for"
+                " the broken rows that the store's imports have kept came back",
+                highlight=False,
+                soft_wrap=True,
+            )
     elif allow_missing:
         print_mapping("pulled", {"snapshot": 0}, as_json)
     else:
@@ -123,25 +128,6 @@ def _push_until(stop: threading.Event, lake: Path, store: "ObjectStore", every: 
         except Unavailable as error:
             _log.warning("the lake is not pushed", error=str(error))
         stop.wait(every)
-
-
-def _tell_of_marks(lake: Path, store: "ObjectStore") -> None:
-    """A pull keeps the marks of users whom only this machine has forgotten, but brings back the store's `rejected/`,
-    whose broken rows may name them."""
-    from recsys.lake.forget import FOLDER
-    from recsys.lake.frozen import sha256_of
-    from recsys.lake.mirror_base import latest_of
-
-    latest = latest_of(store)
-    there = {path: file.sha256 for path, file in latest.files.items()} if latest else {}
-    marks = (lake / FOLDER).glob("*.json")
-    if kept := sum(there.get(f"{FOLDER}/{path.name}") != sha256_of(path) for path in marks):
-        console.print(
-            f"users forgotten only here: {kept}; forget these users again (`recsys users forget`), for the broken rows"
-            " that the store's imports have kept came back",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def _print(title: str, done: "Transfer", as_json: bool) -> None:
