@@ -9,8 +9,7 @@ The last pass makes the long rows, so no shuffle carries them. Days are staged a
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import msgspec
 import pyarrow as pa
@@ -18,19 +17,17 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sf
 from pyspark.sql.pandas.group_ops import PandasCogroupedOps
 from pyspark.sql.pandas.types import from_arrow_schema
-from pyspark.sql.types import StructType
 
-from recsys.contracts.attribution import Attribution
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.events import EVENT_KEY
 from recsys.contracts.merges import Merges, UserMerge
 from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY
 from recsys.features.definitions import FEATURES
 from recsys.features.describe import DEFINITIONS
-from recsys.lake.lake import DAY_PREFIX, EVENT_SCHEMA, EVENTS, newest_days, start_of
-from recsys.lake.merges import MERGE_SCHEMA, MERGES, merges_of, remembered
+from recsys.lake.lake import DAY_PREFIX, newest_days, start_of
 from training.features.arrow_columns import TIME
 from training.features.event_counts import EventCounts
+from training.features.feature_job import FeatureJob, Report
 from training.features.kernel import (
     BARE_SCHEMA,
     ITEM_TEXTS,
@@ -39,71 +36,27 @@ from training.features.kernel import (
     item_side,
     user_side,
 )
-from training.features.labels import EVENT_COLUMNS, ITEM_CONTEXT, LabelConfig, label
-from training.features.lake_tables import LakeTables, lake_tables
+from training.features.labels import ITEM_CONTEXT, LabelConfig, label
+from training.features.lake_tables import lake_tables
 from training.features.marks import Labelling, day_mark, digest, label_days, log_mark
-from training.features.members import NO_MERGES, MergeColumns
+from training.features.members import MergeColumns
 from training.features.negatives import Popularity
 from training.features.output_folder import OutputFolder, output_folder
+from training.features.read_log import (
+    bucket,
+    buckets_for,
+    count_events,
+    joined,
+    read_events,
+    read_merges,
+    with_user_bucket,
+)
 from training.features.sequences import sequences
-from training.features.trust import REASONS, TRUST, Judgement, Verdicts, trusted, trusted_examples
+from training.features.trust import TRUST, Judgement, Verdicts, trusted, trusted_examples
 from training.features.trust_job import judged
 from training.features.write import DAY, SEQUENCES, day_column, write_examples, write_sequences
 
 _POPULARITY_ROWS = 1_000_000
-_BUCKETS, _BUCKET_ROWS = 64, 500_000
-
-
-@dataclass(frozen=True)
-class FeatureJob:
-    """What to build, from where, to where. `lake` and `output` may be any path that Hadoop reads.
-
-    Days are UTC, both ends included; empty: the lake's first and last. `newest`: only the newest of them that have
-    this many events together; 0: all. Days that were built for these definitions are
-    skipped, unless `rebuild` is set or the rows that label them changed. `buckets`: of keys; each core holds one in
-    memory; 0: as the log's size needs. `forgotten` is
-    `recsys.lake.forget.forgotten_users`: their rows are left out at once, before a compaction removes them. `trust`:
-    leave out what looks like manipulation (`training.features.trust`).
-    """
-
-    lake: str
-    output: str
-    first_day: str = ""
-    last_day: str = ""
-    newest: int = 0
-    attribution: Attribution = field(default_factory=Attribution)
-    negatives: int = 4
-    seed: int = 0
-    buckets: int = 0
-    rebuild: bool = False
-    forgotten: Mapping[str, int] = field(default_factory=dict)
-    trust: bool = True
-    snapshot: LakeTables | None = None  # `build` sets it, so that all passes read the same files
-
-    @property
-    def tables(self) -> LakeTables:
-        return self.snapshot or LakeTables(self.lake)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a run did."""
-
-    days: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    events: int = 0
-    examples: int = 0  # of the days built
-    sampled: int = 0  # of them, items that were not shown
-    clicks: int = 0
-    conversions: int = 0
-    sequences: int = 0
-    left_out: Mapping[str, int] = field(default_factory=dict)  # `training.features.trust`, by reason
-    fingerprint: str = field(default_factory=lambda: FEATURES.fingerprint)
-
-    @property
-    def events_left_out(self) -> int:
-        """For any reason."""
-        return sum(self.left_out.get(reason, 0) for reason in REASONS)
 
 
 def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] = lambda _: None) -> Report:
@@ -117,7 +70,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     job = replace(job, snapshot=tables, forgotten={**job.forgotten, **tables.forgotten(spark)})
     lake_days = tables.days(spark)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
-    counts = _counts(spark, job) if wanted else EventCounts()
+    counts = count_events(spark, job) if wanted else EventCounts()
     rows = counts.of_days
     if not any(rows.get(day) for day in wanted):
         raise InvalidData(
@@ -125,7 +78,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
         )
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
-    merged = _read_merges(spark, job)
+    merged = read_merges(spark, job)
     log = _Log(job, counts, merged, read_events(spark, job, Merges(merged)))
     with output_folder(spark, f"{job.output}/examples") as examples:
         # a day that the lake no longer has: all its users were forgotten
@@ -276,66 +229,13 @@ def _groups(
 
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(day_column().isin(list(days)))  # days in between may be up to date
-    bare = bare.withColumn("item_bucket", _bucket("item_id", job.buckets))
-    bare = _joined(spark, bare, job, "items", "item_id", ITEM_TEXTS, ", created_ms long")
+    bare = bare.withColumn("item_bucket", bucket("item_id", job.buckets))
+    bare = joined(spark, bare, job, "items", "item_id", ITEM_TEXTS, ", created_ms long")
     half = BARE_SCHEMA.append(pa.field("item_features", pa.binary()))
     sided = bare.groupBy("item_bucket").cogroup(by_item).applyInArrow(item_side, from_arrow_schema(half))
-    sided = _with_user_bucket(spark, sided, merges, job.buckets)
-    sided = _joined(spark, sided, job, "users", "user_id", USER_TEXTS)
+    sided = with_user_bucket(spark, sided, merges, job.buckets)
+    sided = joined(spark, sided, job, "users", "user_id", USER_TEXTS)
     return sided.groupBy("user_bucket").cogroup(by_user)
-
-
-def read_events(spark: SparkSession, job: FeatureJob, merges: Merges = NO_MERGES) -> DataFrame:
-    """Flat events with their buckets and the context that features read. Merged users are in one bucket."""
-    context = {name: name for name in ITEM_CONTEXT}
-    context |= {column: name for (_, name), column in REQUEST_TEXTS.items()}
-    events = job.tables.read(spark, EVENTS, from_arrow_schema(EVENT_SCHEMA).add(DAY, "string"))
-    if job.forgotten:
-        marks = spark.createDataFrame(list(job.forgotten.items()), "digest string, until_ms long")
-        theirs = (sf.sha2("user_id", 256) == marks.digest) & (sf.col(TIME) <= marks.until_ms)
-        events = events.join(sf.broadcast(marks), theirs, "left_anti")
-    events = events.select(
-        *EVENT_COLUMNS,
-        *(sf.col("context")[name].alias(column) for column, name in context.items()),
-        DAY,
-        _bucket("item_id", job.buckets or _BUCKETS).alias("item_bucket"),
-    )
-    return _with_user_bucket(spark, events, merges, job.buckets or _BUCKETS)
-
-
-def _with_user_bucket(spark: SparkSession, rows: DataFrame, merges: Merges, buckets: int) -> DataFrame:
-    if not merges.ids:
-        return rows.withColumn("user_bucket", _bucket("user_id", buckets))
-    pairs = [(user_id, merges.home_of(user_id)) for user_id in merges.ids]
-    homes = spark.createDataFrame(pairs, "user_id string, home string")
-    rows = rows.join(sf.broadcast(homes), "user_id", "left")
-    rows = rows.withColumn("home", sf.coalesce("home", "user_id"))
-    return rows.withColumn("user_bucket", _bucket("home", buckets)).drop("home")
-
-
-def _read_merges(spark: SparkSession, job: FeatureJob) -> list[UserMerge]:
-    rows = job.tables.read(spark, MERGES, from_arrow_schema(MERGE_SCHEMA))
-    return remembered(merges_of(rows.toArrow()), job.forgotten)
-
-
-def _bucket(column: str, buckets: int) -> Any:
-    return sf.pmod(sf.xxhash64(sf.col(column)), sf.lit(buckets)).cast("int")
-
-
-def _joined(
-    spark: SparkSession,
-    rows: DataFrame,
-    job: FeatureJob,
-    name: str,
-    key: str,
-    texts: dict[Any, str],
-    more: str = "",
-) -> DataFrame:
-    """Add the attributes of items or users that features read; null where unknown. `more`: further columns, in DDL."""
-    schema = StructType.fromDDL(f"{key} string, attributes map<string,string> {more}")
-    picked = (sf.col("attributes")[name].alias(column) for (_, name), column in texts.items())
-    table = job.tables.read(spark, name, schema)
-    return rows.join(table.select(key, *table.columns[2:], *picked), key, "left")
 
 
 def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularity | None:
@@ -348,14 +248,3 @@ def _popularity(events: DataFrame, config: LabelConfig, count: int) -> Popularit
     keep_one_in = -(-count // _POPULARITY_ROWS)
     pool = pool.where(sf.pmod(sf.xxhash64("user_id", sf.lit("popularity")), sf.lit(keep_one_in)) == 0)
     return Popularity.of(pool.select("user_id", "item_id", TIME, "event_id", *ITEM_CONTEXT).toArrow())
-
-
-def _counts(spark: SparkSession, job: FeatureJob) -> EventCounts:
-    loose = sf.col("request_id").isNull().alias("loose")
-    rows = read_events(spark, job).groupBy(DAY, "type", loose).count().collect()
-    return EventCounts({(row[DAY], row["type"], row["loose"]): row["count"] for row in rows})
-
-
-def buckets_for(rows: int) -> int:
-    """Few for a small log, since each costs a call of the kernels; else at most half a million rows each."""
-    return max(2, min(_BUCKETS, rows // 50_000), -(-rows // _BUCKET_ROWS))

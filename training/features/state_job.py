@@ -23,7 +23,8 @@ from recsys.features.event_columns import EventColumns
 from recsys.store.backfill import Covered, Loaded, StateRow, backfill, dedupe_since
 from recsys.store.base import FeatureStore, StateDefinition
 from training.features.arrow_columns import TIME, Codes, event_columns, sorted_events
-from training.features.job import FeatureJob, read_events
+from training.features.feature_job import FeatureJob
+from training.features.read_log import read_events
 
 _VISIT = [(name, pa.string()) for name in ("history", "event_id", "type", "item_id", "categories")]
 STATE_SCHEMA = pa.schema(

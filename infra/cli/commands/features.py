@@ -70,7 +70,8 @@ def build_(
 
     Example: recsys features build --from 2026-04-25 --to 2026-05-08
     """
-    from training.features.job import FeatureJob, build
+    from training.features.feature_job import FeatureJob
+    from training.features.job import build
 
     settings = Settings()
     job = FeatureJob(
@@ -147,7 +148,7 @@ def backfill_(
     from recsys.store.backfill import Covered
     from recsys.store.redis import RedisFeatureStore
     from streaming.lake_writer.commit import Place, exclusive, read_checkpoint
-    from training.features.job import FeatureJob
+    from training.features.feature_job import FeatureJob
     from training.features.state_job import load_state
 
     settings = connected(StreamSettings())

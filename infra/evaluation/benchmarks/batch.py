@@ -19,7 +19,8 @@ from recsys.contracts.types import MS_PER_DAY
 from recsys.lake.lake import EVENTS, day_writer, events_table
 from recsys.result import Goal, Result
 from recsys.spark_session import spark_session
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 
 _SAMPLE_S = 0.2
 _SCALES = (1, 2, 4)

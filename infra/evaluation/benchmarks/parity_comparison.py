@@ -23,7 +23,8 @@ from recsys.features.reference import ReferenceSource, reference_features
 from recsys.lake.lake import IMPRESSIONS
 from recsys.spark_session import Session
 from recsys.store.union import StateUnion
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 from training.features.packing import unpacked
 from training.features.state_job import entity_state, state
 

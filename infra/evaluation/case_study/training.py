@@ -42,7 +42,8 @@ from training.compression import ladder
 from training.compression.ladder import STUDENT, LadderConfig
 from training.compression.ladder_input import lake_input
 from training.compression.variants import take
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 from training.nightly.ranker import RankerUpdate, carried_over
 from training.nightly.update import update_ranker, update_two_tower
 from training.ranker import train as train_ranker

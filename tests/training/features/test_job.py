@@ -38,7 +38,8 @@ from tests.training.features.test_trust import START_MS as START_MS_OF_LOG
 from tests.training.features.test_trust import Log
 from training.features import job as features_job
 from training.features import output_folder, write
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 from training.features.local import build_examples
 from training.features.marks import Labelling, day_mark, digest
 from training.features.state_job import load_state

@@ -15,7 +15,8 @@ from recsys.lake.object_store import ObjectStore
 from recsys.spark_session import spark_session
 from tests.training.features.test_job import LOG, USERS, read, sequences, write_lake
 from training.features import lake_tables, output_folder, write
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow, pytest.mark.timeout(900)]
 

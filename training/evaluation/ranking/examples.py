@@ -12,7 +12,8 @@ from recsys.spark_session import spark_session
 from training.choices import RANK_EPOCHS
 from training.config import Config
 from training.evaluation.lake import forget_outdated
-from training.features.job import FeatureJob, build
+from training.features.feature_job import FeatureJob
+from training.features.job import build
 
 Report = Callable[[str], None]
 
