@@ -36,8 +36,9 @@ FILES: Mapping[str, str] = {
     "items.parquet": "item table; an item's row here is its number in every other file",
     "user_tower.onnx": "item vectors, types and gaps of a history (and profile) → user vector",
     "user_tower_kernel.safetensors": "optional: the user tower's weights as compiled code reads them",
-    "item_vectors.safetensors": "`vectors` (n_items, d), `attributes` (1 + buckets, d) of fresh items; float32",
-    "index.faiss": "inner-product index over the item vectors",
+    "item_vectors.safetensors": "`vectors` (n_items, d), `attributes` (1 + buckets, d) of fresh items, optional"
+    " `linear_history` and `linear_candidates` (n_items, r); float32; `recsys.recall.item_vectors`",
+    "index.faiss": "inner-product index over the item vectors, and the linear part's",
     "item_to_item.safetensors": "`neighbours` (n_items, m) int32, -1 for none; `scores` (n_items, m) float32",
     "popular.safetensors": "`rows` (n,) int32, the most popular first; `scores` (n,) float32",
     "ranker.onnx": "history and candidates with features → one output per head",

@@ -25,7 +25,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.items.item_table import items_table
 from recsys.models.attributes import PROFILE_SLOTS
 from recsys.recall.ann import AnnIndex, IndexConfig
-from recsys.recall.two_tower import gathered
+from recsys.recall.item_vectors import ItemVectors, LinearPart, gathered
 
 DIMENSION = 8
 NEIGHBOURS = 10
@@ -57,6 +57,11 @@ def tiny_vectors(n: int, seed: int = 0, dimension: int = DIMENSION) -> NDArray[n
     return unit
 
 
+def tiny_linear(n: int, seed: int = 0, rank: int = 3) -> LinearPart:
+    history, candidates = np.random.default_rng(seed).standard_normal((2, n, rank), np.float32)
+    return LinearPart(history, candidates)
+
+
 def write_tiny_bundle(
     bundles: Path,
     version: str = "tiny",
@@ -67,16 +72,18 @@ def write_tiny_bundle(
     attributes: NDArray[np.float32] | None = None,
     profile: bool = False,
     gathers: bool = True,
+    linear: LinearPart | None = None,
     index: IndexConfig = IndexConfig(),  # noqa: B008 - it never changes
     repeats: Mapping[str, float] | None = None,
     finish: Callable[[Path], None] = lambda folder: None,
     created_ms: int = 1_750_000_000_000,
 ) -> Bundle:
     """Write and verify a bundle; `current`: publish it too. `attributes`: (1 + buckets, d), for items to come.
-    `profile`: its tower reads the users' attributes. `gathers`: as in `user_tower`.
+    `profile`: its tower reads the users' attributes. `gathers`: as in `user_tower`. `linear`: of its items.
     `index`: another kind than exact needs a thousand items. `finish`: replaces files before they are listed."""
     items = tiny_items() if items is None else items
     vectors = tiny_vectors(len(items), seed)
+    all_vectors = ItemVectors(vectors, attributes, linear)
     manifest = Manifest(
         version=version,
         created_ms=created_ms,
@@ -93,14 +100,14 @@ def write_tiny_bundle(
         pq.write_table(items_table(items), folder / "items.parquet")
         (folder / "user_tower.onnx").write_bytes(tower)
         (folder / "ranker.onnx").write_bytes(ranker)
-        arrays = {"vectors": vectors} | ({} if attributes is None else {"attributes": attributes})
-        save_file(arrays, folder / "item_vectors.safetensors")
-        AnnIndex.build(vectors, index).save(folder / "index.faiss")
+        save_file(all_vectors.arrays(), folder / "item_vectors.safetensors")
+        AnnIndex.build(all_vectors.indexed(), index).save(folder / "index.faiss")
         save_file(_item_to_item(vectors), folder / "item_to_item.safetensors")
         save_file(_popular(len(items), seed), folder / "popular.safetensors")
         zeros = np.zeros((100, features.dimension), np.float32)
         write_histograms(folder / "feature_histograms.json", histograms(zeros))
-        save_file(_golden(tower, ranker, vectors, features.dimension, seed), folder / "golden.safetensors")
+        golden = _golden(tower, ranker, all_vectors, features.dimension, seed)
+        save_file(golden, folder / "golden.safetensors")
         finish(folder)
     return publish(bundles, version) if current else open_bundle(bundles / version)
 
@@ -231,9 +238,9 @@ def _popular(n: int, seed: int) -> dict[str, NDArray[np.generic]]:
 
 
 def _golden(
-    tower: bytes, ranker: bytes, vectors: NDArray[np.float32], n_features: int, seed: int
+    tower: bytes, ranker: bytes, items: ItemVectors, n_features: int, seed: int
 ) -> dict[str, NDArray[np.generic]]:
-    n = len(vectors)
+    n = len(items)
     random = np.random.default_rng(seed + 3)
     numbers = random.integers(0, n + 1, (1, _LENGTH))
     history: dict[str, NDArray[np.generic]] = {
@@ -256,8 +263,11 @@ def _golden(
         session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
         outputs = [output.name for output in session.get_outputs()]
         taken = {i.name for i in session.get_inputs()}
-        given = inputs if "history" in taken else {**inputs, "items": gathered(vectors, numbers)}
+        given = inputs if "history" in taken else {**inputs, "items": gathered(items.vectors, numbers)}
         found = session.run(outputs, {key: array for key, array in given.items() if key in taken})
         arrays |= {f"{name}/in/{key}": array for key, array in inputs.items()}
         arrays |= {f"{name}/out/{key}": array for key, array in zip(outputs, found, strict=True)}
+    if items.linear is not None:
+        whole = np.concatenate((arrays["user_tower/out/user_vector"], items.linear.of(numbers)), axis=1)
+        arrays["user_tower/out/user_vector"] = whole
     return arrays

@@ -20,6 +20,7 @@ from recsys.lake import lake
 from recsys.operator_files import read_json
 from recsys.ranking.compiled import KERNEL
 from recsys.recall.ann import AnnIndex
+from recsys.recall.item_vectors import ItemVectors
 from recsys.signatures import read_private_key, read_public_keys
 from training.compression.export_edge import export_edge
 from training.compression.variants import check_publishable
@@ -83,8 +84,8 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
         for work in (config.two_tower, config.ranker):
             for path in sorted(p for p in work.iterdir() if p.name in FILES and p.name != GOLDEN):
                 shutil.copyfile(path, folder / path.name)
-        vectors = load_file(folder / "item_vectors.safetensors")["vectors"]
-        AnnIndex.build(vectors).save(folder / "index.faiss")
+        vectors = ItemVectors.of(load_file(folder / "item_vectors.safetensors"))
+        AnnIndex.build(vectors.indexed()).save(folder / "index.faiss")
         golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
         save_file(golden, folder / GOLDEN)
         if (folder / KERNEL).exists():

@@ -14,7 +14,7 @@ from training.evaluation.baselines import TrainingHistories, item_knn, popularit
 from training.evaluation.measure import LIST_LENGTH, measure
 from training.evaluation.sources import lake_log
 from training.two_tower.repeats import BeforeLast
-from training.two_tower.retrieval import cases_after, two_tower_scorer
+from training.two_tower.retrieval import cases_after
 
 _OTHERS = {*PATHS, "newer_than_ms"}  # the whole log is trained on
 _FIGURES = {"hr10": "hr@10", "ndcg10": "ndcg@10", "mrr": "mrr", "hr50": "hr@50", "coverage10": "coverage@10"}
@@ -55,7 +55,7 @@ def last_item(
         with own_threads():
             trained = train_recall(train, config, None, show)
         scorers = {
-            "two_tower": two_tower_scorer(trained.model, trained.config.max_length, trained.profiles),
+            "two_tower": trained.scorer(),
             "item_knn": item_knn(100, 10.0)(fitted),
             "popularity": popularity(fitted),
         }

@@ -27,6 +27,7 @@ from training.ranker.train import RankerTraining
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.result import TwoTowerResult
 from training.two_tower.sequences import History, write_sequences
 
 _NEWEST = 50_000  # events whose examples the ranker learns from
@@ -86,7 +87,7 @@ def fit_bundle(home: Path, towers: TwoTowerConfig, rank_epochs: int, show: Show)
 
 def train_recall(
     histories: Sequence[History], config: TwoTowerConfig, work: Path | None, show: Show
-) -> train_two_tower.TwoTowerResult:
+) -> TwoTowerResult:
     """Train the two-tower on these histories; export it to `work`, unless that is None."""
     write_sequences(config.sequences / "sequences.parquet", histories, read_items(config.items))
     result = train_two_tower.main(

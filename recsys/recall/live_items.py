@@ -9,6 +9,7 @@ from recsys.contracts.request import Rows
 from recsys.contracts.types import Item
 from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import vectors_from_attributes
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.vector_index import MutableIndex
 
 
@@ -23,20 +24,18 @@ class LiveItems:
         self,
         catalogue: Catalogue,
         index: MutableIndex,
-        trained: NDArray[np.float32],
-        attributes: NDArray[np.float32] | None,
+        vectors: ItemVectors,
     ) -> None:
         """
         Args:
             index: holds the bundle's items by their catalogue rows.
-            trained: (catalogue.trained, d) the bundle's item vectors.
-            attributes: (1 + buckets, d) the bundle's table of attribute vectors; None: the bundle has none, so new
-                items are only in the catalogue and are recalled as fresh items.
+            vectors: of the bundle's items, and of attributes; without those, new items are only in the catalogue and
+                are recalled as fresh items.
         """
         self._catalogue = catalogue
         self._index = index
-        self._trained = trained
-        self._attributes = attributes
+        self._trained = vectors.indexed()
+        self._attributes, self._dimension = vectors.attributes, vectors.dimension
 
     def put(self, items: Sequence[Item]) -> Rows:
         """Add or replace; (n,) int32 rows in the order given."""
@@ -54,10 +53,10 @@ class LiveItems:
         return rows
 
     def _vectors(self, items: Sequence[Item], rows: Rows) -> NDArray[np.float32]:
-        """(n, d); zeros for an item without a vector."""
+        """(n, d + r); zeros for an item without a vector, and for the linear part of one that is not trained."""
         vectors = np.zeros((len(items), self._index.dimension), np.float32)
         if self._attributes is not None:
-            vectors[:] = vectors_from_attributes(items, self._attributes)
+            vectors[:, : self._dimension] = vectors_from_attributes(items, self._attributes)
         trained = np.flatnonzero(rows < self._catalogue.trained)
         vectors[trained] = self._trained[rows[trained]]
         return vectors

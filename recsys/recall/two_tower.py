@@ -11,24 +11,13 @@ from recsys.contracts.request import Query, Rows
 from recsys.models.attributes import profile_rows
 from recsys.models.onnx_session import open_session
 from recsys.recall.compiled_tower import open_tower
+from recsys.recall.item_vectors import LinearPart, gathered
 from recsys.recall.vector_index import SelectiveIndex
 
 ITEMS, TYPES, GAPS = "items", "types", "gaps"
 HISTORY = "history"  # instead of `items` in towers of before this input: they hold a table of item vectors of their own
 PROFILE = "profile"  # input of towers that read the users' static attributes
 OUTPUT = "user_vector"
-
-
-def gathered(table: NDArray[np.float32], history: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(B, L) item numbers → (B, L, d) rows of `table` (n_items, d), number i + 1 having row i; zeros for padding.
-    Raises `ValueError`: a number is not of the table."""
-    if history.size and not 0 <= history.min() <= history.max() <= len(table):
-        raise ValueError(f"item numbers must be in 0 … {len(table)}")
-    if not len(table):
-        return np.zeros((*history.shape, table.shape[1]), np.float32)
-    vectors = table.take(history - 1, axis=0, mode="wrap")
-    vectors[history == 0] = 0.0
-    return vectors
 
 
 class OnnxTower:
@@ -77,9 +66,15 @@ class OnnxTower:
 class UserTower:
     """The bundle's user tower, by compiled code or onnxruntime. Thread-safe."""
 
-    def __init__(self, model: Path | bytes, items: NDArray[np.float32], native: bool = False) -> None:
+    def __init__(
+        self,
+        model: Path | bytes,
+        items: NDArray[np.float32],
+        native: bool = False,
+        linear: LinearPart | None = None,
+    ) -> None:
         """items: (n_items, d) the bundle's item vectors, which the tower reads as well. native: compiled code runs it
-        if the model's folder has weights for that.
+        if the model's folder has weights for that. linear: of the bundle's items, if it has one.
 
         Raises:
             InvalidBundle: not an ONNX model, one with other inputs or outputs, or for vectors of another length.
@@ -88,6 +83,7 @@ class UserTower:
         self._tower = compiled or OnnxTower(model, items)
         self.takes_profile = self._tower.takes_profile
         self.runtime = self._tower.runtime
+        self._linear = linear
 
     def vectors(
         self,
@@ -96,7 +92,7 @@ class UserTower:
         gaps: NDArray[np.int64],
         profile: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32.
+        """(B, L) int64 each (`recsys.models.encoding`) → (B, d) float32, (B, d + r) with a linear part of rank r.
 
         profile: (B, PROFILE_SLOTS) int64 of `recsys.models.attributes`; None: unknown users.
         Raises `ValueError`: the history has numbers that are no items of the bundle.
@@ -105,7 +101,8 @@ class UserTower:
             profile = None
         elif profile is None:
             profile = np.stack([profile_rows({})] * len(history))
-        return self._tower.vectors(history, types, gaps, profile)
+        found = self._tower.vectors(history, types, gaps, profile)
+        return found if self._linear is None else np.concatenate((found, self._linear.of(history)), axis=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ from recsys.ranking.edge import EDGE, EdgeTable
 from recsys.ranking.scorer import TasteColumn
 from recsys.ranking.taste import TASTE, TasteModel, read_taste
 from recsys.ranking.uncertainty import UNCERTAINTY, ItemUncertainty, read_uncertainty
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from recsys.recall.popular import Popularity, popularity
@@ -78,11 +79,16 @@ class Artifacts:
     taste: TasteColumn | None
     uncertainty: ItemUncertainty | None
     edge: EdgeTable | None  # rows of items for devices; None: the bundle has no model for them
+    dimension: int  # d of `vectors`
 
     @property
     def sameness(self) -> float:
         """Log odds of a click for each look at an earlier item of the same category in the list; 0: not learnt."""
         return self.taste.model.taste.sameness if self.taste else 0.0
+
+    def vectors(self, rows: Rows) -> NDArray[np.float32]:
+        """(n, d): the two-tower's vectors of items, without the linear part; zeros for an item without one."""
+        return self.index.vectors(rows)[:, : self.dimension]
 
     def similar(
         self, row: int, k: int, now_ms: int, asked: Filter | None = None, region: str = ""
@@ -93,7 +99,8 @@ class Artifacts:
         Raises `InvalidFilter`: the catalogue does not have what the filter asks for."""
         eligible = self.eligibility.of(now_ms, asked, region)
         rows, scores = self._neighbours_of(row, eligible)
-        vector = self.index.vectors(np.array([row], np.int32))
+        vector = np.zeros((1, self.index.dimension), np.float32)
+        vector[:, : self.dimension] = self.vectors(np.array([row], np.int32))
         if len(rows) >= k or not vector.any():
             return rows[:k], scores[:k]
         # the item itself and its neighbours may come first
@@ -124,24 +131,26 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
     """Load every file of the bundle but the ranker.
     Raises `InvalidBundle`: a file cannot be used, two files disagree, or the golden outputs differ."""
     catalogue = Catalogue(iterate_items(bundle.file("items.parquet")))
-    vectors, near = bundle.arrays("item_vectors.safetensors"), bundle.arrays("item_to_item.safetensors")
+    vectors = ItemVectors.of(bundle.arrays("item_vectors.safetensors"))
+    near = bundle.arrays("item_to_item.safetensors")
     best = load_file(bundle.file("popular.safetensors"))
-    for name, n in (("item_vectors", len(vectors["vectors"])), ("item_to_item", len(near["neighbours"]))):
+    for name, n in (("item_vectors", len(vectors)), ("item_to_item", len(near["neighbours"]))):
         if n != len(catalogue):
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(catalogue)}")
     weighing = replace(WEIGHING, base=bundle.manifest.item_weights) if options.trust else None
     columns = ItemColumns(catalogue.items, FEATURES, weighing)
-    index = options.index.open(bundle, vectors["vectors"])
+    index = options.index.open(bundle, vectors.indexed())
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)
-    live = LiveItems(catalogue, index, vectors["vectors"], vectors.get("attributes"))
+    live = LiveItems(catalogue, index, vectors)
     tower = CachedUserTower(
         bundle.file("user_tower.onnx"),
-        vectors["vectors"],
+        vectors.vectors,
         options.vector_cache_bytes,
         options.batch,
         options.batch_wait_ms / 1e3,
         options.native,
+        vectors.linear,
     )
     check_tower(bundle, tower)
     features = options.item_features
@@ -162,6 +171,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
         taste=_taste(bundle, columns),
         uncertainty=_uncertainty(bundle, columns) if features.live else None,
         edge=EdgeTable(bundle.arrays(KERNEL)) if EDGE in bundle.manifest.files else None,
+        dimension=vectors.dimension,
     )
 
 

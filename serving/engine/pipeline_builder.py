@@ -141,7 +141,7 @@ class PipelineBuilder:
             selector=Reranker(
                 path.rerank,
                 catalogue,
-                loaded.index.vectors,
+                loaded.vectors,
                 rules,
                 config.native,
                 loaded.sameness,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.recall.item_vectors import LinearPart
 from recsys.recall.two_tower import UserTower
 from serving.caching.batching import MicroBatcher
 from serving.caching.cache import Cache
@@ -29,8 +30,9 @@ class CachedUserTower(UserTower):
         batch: int = 1,
         wait_s: float = 0.0,
         native: bool = False,
+        linear: LinearPart | None = None,
     ) -> None:
-        super().__init__(model, items, native)
+        super().__init__(model, items, native, linear)
         self.cache: Cache[bytes, NDArray[np.float32]] = Cache(max_bytes, lambda v: v.nbytes + _ENTRY_BYTES)
         self._batcher = MicroBatcher(self._batch, batch, wait_s) if batch > 1 else None
 

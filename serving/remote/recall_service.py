@@ -8,6 +8,7 @@ from recsys.contracts.filters import filter_of
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
 from recsys.items.item_table import iterate_items
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.live_items import LiveItems
 from recsys.recall.two_tower import UserTower
 from serving.engine.golden import check_tower
@@ -23,15 +24,15 @@ class RecallService:
         """Raises `InvalidBundle`: a file cannot be used, or the golden outputs differ.
         Raises `InvalidConfig` or `Unavailable`: Milvus is configured, and its client or Milvus itself is missing."""
         self._catalogue = Catalogue(iterate_items(bundle.file("items.parquet")))
-        arrays = bundle.arrays("item_vectors.safetensors")
-        if len(self._catalogue) != len(arrays["vectors"]):
+        vectors = ItemVectors.of(bundle.arrays("item_vectors.safetensors"))
+        if len(self._catalogue) != len(vectors):
             raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
         self._eligibility = Eligibility(self._catalogue)
-        self._index = place.open(bundle, arrays["vectors"])
-        live = LiveItems(self._catalogue, self._index, arrays["vectors"], arrays.get("attributes"))
+        self._index = place.open(bundle, vectors.indexed())
+        live = LiveItems(self._catalogue, self._index, vectors)
         self.live = LiveCatalogue(self._catalogue, live)
-        self._tower = UserTower(bundle.file("user_tower.onnx"), arrays["vectors"], native)
+        self._tower = UserTower(bundle.file("user_tower.onnx"), vectors.vectors, native, vectors.linear)
         check_tower(bundle, self._tower)
 
     def nearest(self, call: NearestCall) -> Nearest:

@@ -12,9 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from recsys.metrics import ndcg
-from training.evaluation.ease import item_weights
 from training.two_tower.cooccurrence import interactions, item_neighbours
 from training.two_tower.cooccurrence import popularity as decayed_popularity
+from training.two_tower.ease import item_weights
 from training.two_tower.retrieval import Cases, Scorer, next_item_ranks
 from training.two_tower.sequences import History
 

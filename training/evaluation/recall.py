@@ -32,9 +32,10 @@ from training.evaluation.sources import SEQUENCES, read_log, read_sequences, use
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig
 from training.two_tower.cooccurrence import interactions
-from training.two_tower.retrieval import Cases, two_tower_scorer
+from training.two_tower.result import EpochReport
+from training.two_tower.retrieval import Cases
 from training.two_tower.sequences import write_sequences
-from training.two_tower.train import EpochReport, OnProgress
+from training.two_tower.train import OnProgress
 
 TWO_TOWER = "two_tower"
 _PROCESS_GIB = 1.0  # of `memory_gib`: Python, torch, the log, a batch's scores
@@ -174,8 +175,7 @@ def _two_towers(
     epochs: list[EpochReport] = []
     for training in trainings:
         trained = train_two_tower.main(training, progress)
-        scorer = two_tower_scorer(trained.model, trained.config.max_length, trained.profiles)
-        runs.append(measure(scorer, test, popularity))
+        runs.append(measure(trained.scorer(), test, popularity))
         epochs += trained.epochs
     return runs, {
         "two_tower_training_s": sum(e.seconds for e in epochs),

@@ -21,6 +21,7 @@ from recsys.metrics import calibration_error, ranks_of, recalls
 from recsys.ranking.calibration import calibrate, read_calibrations
 from recsys.ranking.compiled import open_ranker
 from recsys.ranking.taste import TASTE, read_taste
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.two_tower import UserTower
 from recsys.signatures import read_public_keys
 from training.bootstrap import Estimate, bootstrap, mean_differences
@@ -123,8 +124,9 @@ class _Side:
     def ranks(self) -> tuple[NDArray[np.int64], int]:
         """(cases,) rank of each clicked item among all, a large one if the bundle does not have it; and the number of
         distinct items among everybody's first ten."""
-        vectors = self.bundle.arrays("item_vectors.safetensors")["vectors"]
-        tower = UserTower(self.bundle.file("user_tower.onnx"), vectors)
+        items = ItemVectors.of(self.bundle.arrays("item_vectors.safetensors"))
+        tower = UserTower(self.bundle.file("user_tower.onnx"), items.vectors, linear=items.linear)
+        vectors = items.indexed()
         ranks, first = [], []
         for part in _parts(self.cases):
             inputs = (a.astype(np.int64) for a in (part.history, part.types, part.gaps))

@@ -17,7 +17,8 @@ from scipy.sparse.linalg import lsmr
 from recsys.contracts.errors import InvalidBundle
 from recsys.models.attributes import hash_attributes
 from recsys.recall.compiled_tower import KERNEL
-from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, TYPES, UserTower, gathered
+from recsys.recall.item_vectors import gathered
+from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, TYPES, UserTower
 from recsys.result import to_json
 from training.federated.streams import Stream
 from training.federated.tower import PooledTower

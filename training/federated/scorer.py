@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.models.encoding import encode_arrays
-from recsys.recall.two_tower import gathered
+from recsys.recall.item_vectors import gathered
 from training.federated.tower import PooledShape, PooledTower
 from training.two_tower.retrieval import Scorer
 from training.two_tower.sequences import History

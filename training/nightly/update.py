@@ -16,6 +16,7 @@ from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.train import OnProgress
+from training.two_tower.warm_start import trained_config
 from training.warm_start import read_warm_start
 
 _TWO_TOWER_NIGHT = {
@@ -47,7 +48,12 @@ def update_two_tower(
         InvalidConfig: yesterday's two-tower had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    changes = {"start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
+    weight = trained_config(work).linear_weight if config.linear_weight is None else config.linear_weight
+    changes = {
+        "linear_weight": weight,
+        "start": work,
+        "newer_than_ms": read_warm_start(work).trained_until_ms,
+    }
     new = work.with_name(f"{work.name}.new")
     for folder in (config.work, new):  # of a killed night
         shutil.rmtree(folder, ignore_errors=True)

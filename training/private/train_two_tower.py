@@ -92,7 +92,7 @@ def main(
     for not_private in (WARM_START, WEIGHTS):  # of an earlier training
         (config.out / not_private).unlink(missing_ok=True)
     golden = invented_inputs(len(items), np.random.default_rng(config.seed))
-    write_towers(model, config.out, golden, nearest_items(item_vectors(model)["vectors"]), counts)
+    write_towers(model, config.out, golden, nearest_items(item_vectors(model).vectors), counts)
     public = trust_left_out(config.examples)
     privacy = planned.describe() | {"takes_as_public": ", ".join(public) or "nothing"}
     summary = {

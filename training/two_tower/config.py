@@ -50,6 +50,18 @@ class TwoTowerConfig(Config):
         description="Logit adjustment of the full softmax: 1 removes popularity from the scores, 0 keeps it.",
     )
 
+    linear_rank: int = Field(
+        0,
+        ge=0,
+        description="Values of the linear part's vectors, which are added to the model's; 0: no linear part.",
+    )
+    linear_regularisation: float = Field(200.0, gt=0, description="λ of the linear part, EASE.")
+    linear_weight: float | None = Field(
+        None,
+        ge=0,
+        description="How much the linear part's scores count; empty: chosen on held-out events, 0 without them.",
+    )
+
     epochs: int = Field(
         10, ge=1, description="Passes over the data; the learning-rate schedule ends with the last."
     )

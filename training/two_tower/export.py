@@ -19,12 +19,13 @@ from recsys.models.encoding import N_GAPS, N_TYPES, EncodedHistory, encode_array
 from recsys.models.two_tower import ServedUserTower, TwoTower
 from recsys.native import core
 from recsys.recall.compiled_tower import KERNEL
+from recsys.recall.item_vectors import ItemVectors, LinearPart
 from recsys.recall.two_tower import GAPS, HISTORY, ITEMS, OUTPUT, PROFILE, TYPES, UserTower
 from recsys.result import to_json
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
 from training.two_tower.kernel import is_compilable, write_tower_kernel
+from training.two_tower.result import TwoTowerResult
 from training.two_tower.sequences import History, Profiles, SequenceFiles
-from training.two_tower.train import TwoTowerResult
 from training.two_tower.warm_start import SUMMARY, save_weights
 
 USER_TOWER = "user_tower.onnx"
@@ -56,9 +57,9 @@ def main(
     profiles = result.profiles if result.config.shape.profile else None
     golden = golden_inputs(histories, served_length, profiles)
     seen = interactions(histories, len(result.items))
-    similar = filled_up(*item_neighbours(seen, neighbours), item_vectors(result.model)["vectors"])
+    similar = filled_up(*item_neighbours(seen, neighbours), item_vectors(result.model).vectors)
     popular = popularity(histories, len(result.items), half_life_days)
-    write_towers(result.model, work, golden, similar, popular)
+    write_towers(result.model, work, golden, similar, popular, result.linear)
     summary = {
         "config": result.config.model_dump(mode="json"),
         "metrics": result.validation,
@@ -77,6 +78,7 @@ def write_towers(
     golden: TowerInputs,
     similar: tuple[NDArray[np.int32], NDArray[np.float32]],
     popular: NDArray[np.float64],
+    linear: LinearPart | None = None,
 ) -> None:
     """Write a bundle's part of recall, but for the summary.
 
@@ -94,13 +96,15 @@ def write_towers(
         (work / of_another).unlink(missing_ok=True)
     tower = ServedUserTower(model).eval()
     export_user_tower(tower, work / USER_TOWER)
-    vectors = item_vectors(model)
-    expected = check_user_tower(model, work / USER_TOWER, vectors["vectors"], golden)
+    vectors = item_vectors(model, linear)
+    expected = check_user_tower(model, work / USER_TOWER, vectors.vectors, golden)
+    if linear is not None:
+        expected = np.concatenate((expected, linear.of(golden[HISTORY])), axis=1)
     arrays = {f"user_tower/in/{name}": array for name, array in golden.items()}
     save_file(arrays | {f"user_tower/out/{OUTPUT}": expected}, work / "golden.safetensors")
     if core is not None and is_compilable(tower):
-        write_tower_kernel(tower, work, vectors["vectors"])
-    save_file(vectors, work / "item_vectors.safetensors")
+        write_tower_kernel(tower, work, vectors.vectors)
+    save_file(vectors.arrays(), work / "item_vectors.safetensors")
     save_file(dict(zip(("neighbours", "scores"), similar, strict=True)), work / "item_to_item.safetensors")
     if not popular.any():  # all are equally popular, so that a new user gets a list
         popular = np.ones_like(popular)
@@ -116,15 +120,14 @@ def nearest_items(
     return filled_up(none, np.zeros(none.shape, np.float32), vectors)
 
 
-def item_vectors(model: TwoTower) -> dict[str, NDArray[np.float32]]:
-    """`vectors` (n_items, d), row i of item i; `attributes` (1 + buckets, d), for items added later."""
+def item_vectors(model: TwoTower, linear: LinearPart | None = None) -> ItemVectors:
+    """Of every item, and of the attributes of items that are added later."""
     tower = model.items
     with torch.inference_mode():
         vectors, words = tower.all_vectors()[1:].numpy(), tower.words.weight.numpy()
-    return {
-        "vectors": np.ascontiguousarray(vectors, np.float32),
-        "attributes": np.ascontiguousarray(words, np.float32),
-    }
+    return ItemVectors(
+        np.ascontiguousarray(vectors, np.float32), np.ascontiguousarray(words, np.float32), linear
+    )
 
 
 def golden_inputs(histories: list[History], length: int, profiles: Profiles | None) -> TowerInputs:

@@ -22,6 +22,8 @@ BATCH_TOKENS = (512, 2_048)
 EPOCHS = 20
 SPARSE_EVENTS = 20  # events per user; below, an epoch has few targets for each user
 SPARSE_EPOCHS = 40
+LINEAR_ITEMS, LINEAR_RANK = 20_000, 64  # its matrix takes 8 n² bytes and n³ multiplications
+FEW_ITEMS, FEW_ITEMS_RANK = 10_000, 128  # exact search among them is fast enough for longer vectors
 PATIENCE, SPARSE_PATIENCE = 2, 3
 
 
@@ -44,7 +46,7 @@ class Recipe:
 
 def recipe(size: DataSize) -> Recipe:
     """The defaults for data of this size."""
-    chosen = {**_loss(size), **_batch(size), **_schedule(size)}
+    chosen = {**_loss(size), **_linear(size), **_batch(size), **_schedule(size)}
     return Recipe(
         {name: value for name, (value, _) in chosen.items()}, {name: why for name, (_, why) in chosen.items()}
     )
@@ -80,6 +82,14 @@ def _loss(size: DataSize) -> Chosen:
         "loss": (LossName.MIXED, why),
         "negatives": (NEGATIVES, "with fewer the lists are worse; shared by the batch"),
     }
+
+
+def _linear(size: DataSize) -> Chosen:
+    if size.items > LINEAR_ITEMS:
+        return {"linear_rank": (0, f"{size.items:,} items are more than {LINEAR_ITEMS:,}")}
+    few = size.items <= FEW_ITEMS
+    why = f"{size.items:,} items are at most {FEW_ITEMS if few else LINEAR_ITEMS:,}"
+    return {"linear_rank": (FEW_ITEMS_RANK if few else LINEAR_RANK, why)}
 
 
 def _batch(size: DataSize) -> Chosen:

@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recsys.contracts.errors import InvalidConfig, InvalidData
-from recsys.contracts.types import MS_PER_DAY, Item
+from recsys.contracts.types import MS_PER_DAY
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
-from recsys.recall.repeat_consumption import RepeatPolicy
 from training.checkpoint import TrainingState
 from training.optim import warmup_cosine
 from training.seeding import seed_everything, seed_step
@@ -31,15 +30,15 @@ from training.two_tower.batches import Batch, BatchPlan, Targets, epoch_batches
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.data import TrainingData, everything, read_training_data, substitutes, wanted_type
 from training.two_tower.distributed import from_first, processes, summed, this_process
+from training.two_tower.linear import METRICS, linear_part, with_weight
 from training.two_tower.losses import Loss, LossName, make_loss
 from training.two_tower.optimizer import clip_gradients, make_optimizer, running_average
 from training.two_tower.prefetch import Prefetcher
+from training.two_tower.result import EpochReport, TwoTowerResult
 from training.two_tower.retrieval import next_item_ranks, two_tower_scorer
-from training.two_tower.sequences import Profiles
 from training.two_tower.sharded_embedding import ShardedEmbedding
 from training.two_tower.warm_start import warm_start
 
-METRICS = ("hr@10", "ndcg@10")  # of the held-out events
 # phase ("fit" or "refit"), epochs done, epochs in total
 OnProgress = Callable[[str, float, int], None]
 
@@ -47,39 +46,7 @@ OnProgress = Callable[[str, float, int], None]
 def _ignore(*_: object) -> None: ...
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """One epoch. `loss`: mean cross-entropy per target; `validation`: empty without held-out events.
-
-    targets_per_s: of the model's steps; loader_targets_per_s: what the loader's thread can make, by its processor
-    time; waited_s: how long the model waited for it.
-    """
-
-    epoch: int
-    loss: float
-    seconds: float
-    targets_per_s: float
-    loader_targets_per_s: float
-    waited_s: float
-    validation: dict[str, float]
-
-
 AfterEpoch = Callable[[Sequence[EpochReport]], None]
-
-
-@dataclass(frozen=True)
-class TwoTowerResult:
-    """The trained model in evaluation mode, its item table, and how it was trained."""
-
-    model: TwoTower
-    items: Sequence[Item]
-    config: TwoTowerConfig
-    epochs: Sequence[EpochReport]  # of the last phase
-    profiles: Profiles
-    # `METRICS` of the best epoch before the refit; NaN where nothing could be held out; empty without validation
-    validation: dict[str, float]
-    newest_ms: int  # time of the newest event that was trained on
-    repeats: RepeatPolicy  # as configured, or as the log shows
 
 
 def main(
@@ -121,10 +88,13 @@ def _train(config: TwoTowerConfig, progress: OnProgress, after_epoch: AfterEpoch
         return _result(config, data, model, reports, validation)
     model, reports = _fit(config, data, "fit", config.epochs, progress, after_epoch)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
+    tower = two_tower_scorer(model, config.max_length, data.profiles)
+    config, figures = with_weight(config, data, tower)
+    validation = best.validation | figures
     if config.refit:
         data = everything(data)
         model, reports = _fit(config, data, "refit", best.epoch, progress, after_epoch)
-    return _result(config, data, model, reports, best.validation)
+    return _result(config, data, model, reports, validation)
 
 
 def _result(
@@ -135,7 +105,15 @@ def _result(
     validation: dict[str, float],
 ) -> TwoTowerResult:
     return TwoTowerResult(
-        model, data.items, config, reports, data.profiles, validation, data.newest_ms, data.repeats
+        model,
+        data.items,
+        config,
+        reports,
+        data.profiles,
+        validation,
+        data.newest_ms,
+        data.repeats,
+        linear_part(config, data),
     )
 
 
@@ -299,6 +277,7 @@ def _is_stale(reports: Sequence[dict[str, Any]], patience: int) -> bool:
 def _identity(config: TwoTowerConfig, data: TrainingData, phase: str) -> dict[str, Any]:
     """What a checkpoint must share with the run that continues from it: settings and size of the data."""
     free = {"sequences", "items", "users", "work", "threads", "device", "checkpoint_s"}
+    free |= {name for name in TwoTowerConfig.model_fields if name.startswith("linear_")}  # not of the model
     size = {"users": data.files.users, "n_items": len(data.items), "events": int(data.counts.sum())}
     return {"phase": phase, **size, **config.model_dump(mode="json", exclude=free)}
 

@@ -30,8 +30,9 @@ from training.study import open_study
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.data import read_training_data
-from training.two_tower.retrieval import Cases, next_item_ranks, two_tower_scorer
-from training.two_tower.train import EpochReport, OnProgress
+from training.two_tower.result import EpochReport
+from training.two_tower.retrieval import Cases, next_item_ranks
+from training.two_tower.train import OnProgress
 
 BEST = "recall.yaml"
 _OF_THE_COMMAND = ("sequences", "items", "users", "work", "start", "newer_than_ms")
@@ -187,8 +188,7 @@ def _score(
             raise _OutOfTime
 
     result = train_two_tower.main(config, progress, after_epoch)
-    scorer = two_tower_scorer(result.model, config.max_length, result.profiles)
-    ranks = next_item_ranks(scorer, judges, len(result.items))
+    ranks = next_item_ranks(result.scorer(), judges, len(result.items))
     trial.set_user_attr(_RANKS, ranks.tolist())
     trial.set_user_attr(_SETTINGS, settings_of(config))
     return result.validation["ndcg@10"]

@@ -7,8 +7,9 @@ import typer
 
 from infra.cli.options import refuse
 from infra.terminal import JsonFlag, console, print_json, print_table
-from recsys.contracts.errors import InvalidConfig, InvalidData
+from recsys.contracts.errors import InvalidBundle, InvalidConfig, InvalidData
 from recsys.recall.index_kind import Kind
+from recsys.recall.item_vectors import ItemVectors
 
 if TYPE_CHECKING:
     from infra.evaluation.benchmarks.vectors import Vectors
@@ -85,8 +86,8 @@ def _vectors(name: str, items: int, queries: int, seed: int) -> "Vectors":
     if name in ("learnt", "random"):
         return (learnt_like if name == "learnt" else random_vectors)(items, 64, queries, seed)
     try:
-        table = load_file(name)["vectors"]
-    except (OSError, SafetensorError, KeyError) as error:
+        table = ItemVectors.of(load_file(name)).indexed()
+    except (OSError, SafetensorError, InvalidBundle) as error:
         raise InvalidData(
             f"{name}: no item vectors ({error}); give a bundle's item_vectors.safetensors"
         ) from error

@@ -27,6 +27,7 @@ from recsys.native import core
 from recsys.ranking.compiled import open_ranker
 from recsys.ranking.scorer import INPUTS, Ranker
 from recsys.recall.ann import AnnIndex
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.two_tower import UserTower
 from recsys.store.base import FeatureStore
 from serving.api.wire import RecommendationRequest
@@ -57,8 +58,9 @@ _HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(
 def floors(bundle: Bundle, store: FeatureStore, users: int, seed: int) -> dict[str, float]:
     """Median milliseconds of each part on one thread, and their sum."""
     rng = np.random.default_rng(seed)
-    index, vectors = AnnIndex.load(bundle.file("index.faiss")), bundle.arrays("item_vectors.safetensors")
-    tower = UserTower(bundle.file("user_tower.onnx"), vectors["vectors"], native=core is not None)
+    index = AnnIndex.load(bundle.file("index.faiss"))
+    items = ItemVectors.of(bundle.arrays("item_vectors.safetensors"))
+    tower = UserTower(bundle.file("user_tower.onnx"), items.vectors, core is not None, items.linear)
     ranker, n_items = open_ranker(bundle.path), len(index)
     user_of = zipf_users(users, seed)
     history = rng.integers(1, n_items + 1, (1, LENGTH))

@@ -3,9 +3,10 @@ import numpy as np
 from recsys.contracts.types import Item
 from recsys.items.catalogue import Catalogue
 from recsys.models.attributes import vectors_from_attributes
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
-from tests.bundles import DIMENSION, tiny_items, tiny_vectors
+from tests.bundles import DIMENSION, tiny_items, tiny_linear, tiny_vectors
 
 ITEMS = tiny_items(20)
 VECTORS = tiny_vectors(20)
@@ -14,7 +15,11 @@ ATTRIBUTES = np.vstack([np.zeros((1, DIMENSION), np.float32), tiny_vectors(500, 
 
 def make(with_attributes: bool = True) -> tuple[LiveItems, Catalogue, LiveIndex]:
     catalogue, index = Catalogue(ITEMS), LiveIndex.build(VECTORS)
-    return LiveItems(catalogue, index, VECTORS, ATTRIBUTES if with_attributes else None), catalogue, index
+    return (
+        LiveItems(catalogue, index, ItemVectors(VECTORS, ATTRIBUTES if with_attributes else None)),
+        catalogue,
+        index,
+    )
 
 
 def test_a_new_item_is_found_by_the_vector_of_its_attributes() -> None:
@@ -44,3 +49,14 @@ def test_an_item_without_attributes_is_only_in_the_catalogue() -> None:
     live, catalogue, index = make(with_attributes=False)
     live.put([Item("new", categories=("category-1",))])
     assert (len(catalogue), len(index)) == (21, 20)
+
+
+def test_with_a_linear_part_a_new_item_has_none_and_a_trained_one_keeps_its_own() -> None:
+    vectors = ItemVectors(VECTORS, ATTRIBUTES, tiny_linear(20))
+    index = LiveIndex.build(vectors.indexed())
+    live = LiveItems(Catalogue(ITEMS), index, vectors)
+    new, old = live.put([Item("new", categories=("category-1",))]), live.put([ITEMS[4]])
+    (found,) = index.vectors(new)
+    assert found[:DIMENSION].any()
+    assert not found[DIMENSION:].any()
+    np.testing.assert_array_equal(index.vectors(old)[0], vectors.indexed()[4])

@@ -6,6 +6,7 @@ from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
 from recsys.items.catalogue import Catalogue
 from recsys.pipeline.trending import Trending
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.live_items import LiveItems
 from serving.engine.live_catalogue import LiveCatalogue
@@ -25,7 +26,7 @@ def test_popularity_is_renewed_every_half_minute() -> None:
     catalogue, trending = Catalogue(items), Counted()
     live = LiveCatalogue(
         catalogue,
-        LiveItems(catalogue, LiveIndex.build(vectors), vectors, None),
+        LiveItems(catalogue, LiveIndex.build(vectors), ItemVectors(vectors)),
         ItemColumns(items, FEATURES),
         cast(Trending, trending),
     )

@@ -8,7 +8,7 @@ import pytest
 from recsys.contracts.types import Item
 from recsys.models.attributes import hash_attributes
 from serving.engine.artifacts import Artifacts, LoadOptions, load_artifacts
-from tests.bundles import DIMENSION, NEIGHBOURS, tiny_items, tiny_vectors, write_tiny_bundle
+from tests.bundles import DIMENSION, NEIGHBOURS, tiny_items, tiny_linear, tiny_vectors, write_tiny_bundle
 
 BUCKETS = 64
 NEW = Item("new", "New", ("new-wave",), created_ms=1)
@@ -16,13 +16,19 @@ ITEMS = tiny_items()
 NOW_MS = max(item.created_ms for item in ITEMS) + 1
 
 
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Artifacts:
+@pytest.fixture(params=[None, tiny_linear(len(ITEMS))], ids=["tower alone", "with a linear part"])
+def artifacts(tmp_path: Path, request: pytest.FixtureRequest) -> Artifacts:
     """The bundle's attribute table gives `NEW` the vector of item 3."""
     attributes = np.zeros((1 + BUCKETS, DIMENSION), np.float32)
     attributes[hash_attributes([NEW], BUCKETS)] = tiny_vectors(len(ITEMS))[3]
     attributes[0] = 0
-    return load_artifacts(write_tiny_bundle(tmp_path, attributes=attributes), LoadOptions())
+    bundle = write_tiny_bundle(tmp_path, attributes=attributes, linear=request.param)
+    return load_artifacts(bundle, LoadOptions())
+
+
+def test_items_are_alike_by_the_towers_vectors(artifacts: Artifacts) -> None:
+    rows = np.array([5, 0, len(ITEMS) - 1], np.int32)
+    np.testing.assert_array_equal(artifacts.vectors(rows), tiny_vectors(len(ITEMS))[rows])
 
 
 def test_more_than_the_bundle_stores_is_found_by_vector(artifacts: Artifacts) -> None:

@@ -20,6 +20,7 @@ from recsys.contracts.errors import InvalidConfig, Unavailable
 from recsys.contracts.filters import parse_filter
 from recsys.contracts.request import Query
 from recsys.items.catalogue import Catalogue
+from recsys.recall.item_vectors import ItemVectors, LinearPart
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from serving.engine.index_backend import IndexPlace
 from serving.remote.client import RemoteServices, RemoteTwoTower
@@ -30,7 +31,7 @@ from serving.remote.transport import RpcClient
 from serving.service_assembly import assemble_service, recall_app
 from serving.settings import Role, ServingSettings
 from serving.telemetry import Telemetry
-from tests.bundles import tiny_items, write_tiny_bundle
+from tests.bundles import tiny_items, tiny_linear, write_tiny_bundle
 from tests.serving.conftest import NOW_MS, Api, click, open_api
 from tests.serving.waiting import eventually
 
@@ -246,16 +247,21 @@ class Here:
 @pytest.mark.parametrize("attributes", [{}, {"gender": "F"}, {"gender": "M", "age": "20"}], ids=str)
 @pytest.mark.parametrize("history", [(), (3, 9)], ids=str)
 @pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("linear", [None, tiny_linear(len(tiny_items()))], ids=["tower", "linear"])
 def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
-    tmp_path: Path, shards: int, history: tuple[int, ...], attributes: dict[str, str], profile: bool
+    tmp_path: Path,
+    linear: LinearPart | None,
+    shards: int,
+    history: tuple[int, ...],
+    attributes: dict[str, str],
+    profile: bool,
 ) -> None:
-    bundle = write_tiny_bundle(tmp_path, profile=profile)
+    bundle = write_tiny_bundle(tmp_path, profile=profile, linear=linear)
     encoded = np.pad(np.array(history, np.int64), (5 - len(history), 0))
     query = Query("r", "u", 5, NOW_MS, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
-    vectors = bundle.arrays("item_vectors.safetensors")["vectors"]
-    here = TwoTowerSource(
-        UserTower(bundle.file("user_tower.onnx"), vectors), IndexPlace().open(bundle, vectors), limit=7
-    )
+    items = ItemVectors.of(bundle.arrays("item_vectors.safetensors"))
+    tower = UserTower(bundle.file("user_tower.onnx"), items.vectors, linear=items.linear)
+    here = TwoTowerSource(tower, IndexPlace().open(bundle, items.indexed()), limit=7)
     there = RemoteTwoTower(
         cast("RpcClient", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7
     )

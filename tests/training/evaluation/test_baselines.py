@@ -12,8 +12,8 @@ from scipy import sparse
 from tests.training.evaluation.histories import history
 from training.evaluation import baselines
 from training.evaluation.baselines import GRID, TrainingHistories, tuned
-from training.evaluation.ease import item_weights
 from training.two_tower.cooccurrence import filled_up, interactions, item_neighbours, popularity
+from training.two_tower.ease import item_weights
 from training.two_tower.retrieval import Cases, next_item_ranks, scored
 from training.two_tower.sequences import History
 
@@ -119,7 +119,7 @@ def test_ease_in_place_and_in_blocks_is_the_closed_form(
     rng = np.random.default_rng(seed)
     seen = sparse.csr_matrix((rng.random((30, n_items)) < 0.3).astype(np.float32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.evaluation.ease._BLOCK", 7)
+        patch.setattr("training.two_tower.ease._BLOCK", 7)
         weights = item_weights(seen, regularisation)
     x = seen.toarray().astype(float)
     inverse = np.linalg.inv(x.T @ x + regularisation * np.eye(n_items))

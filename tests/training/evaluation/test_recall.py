@@ -25,9 +25,10 @@ from training.evaluation.recall import (
 )
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.result import TwoTowerResult
 from training.two_tower.retrieval import Cases
 from training.two_tower.sequences import History
-from training.two_tower.train import OnProgress, TwoTowerResult
+from training.two_tower.train import OnProgress
 
 
 def by_number(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ from recsys.models.ranker import RankerConfig
 from recsys.models.two_tower import TwoTowerShape
 from recsys.ranking.compiled import KERNEL
 from recsys.ranking.scorer import RankerSession
+from recsys.recall.item_vectors import ItemVectors
 from tests.training.evaluation.kuairand_slice import write_slice
 from tests.training.ranker.rank_fixture import DAY_MS, N_FEATURES, write_world
 from tests.training.two_tower.test_train import ITEMS, planted
@@ -36,7 +37,8 @@ from training.ranker.train import RankerTraining, write_ranker
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
-from training.two_tower.sequences import History, write_sequences
+from training.two_tower.linear import fit_linear
+from training.two_tower.sequences import History, SequenceFiles, write_sequences
 from training.two_tower.warm_start import trained_config
 from training.warm_start import WARM_START, read_warm_start
 
@@ -267,6 +269,22 @@ def test_a_night_of_the_two_tower_continues_where_it_was(towers: TwoTowerConfig,
     assert after.trained_until_ms > before.trained_until_ms
     with pytest.raises(InvalidData, match="nothing is newer"):
         update_two_tower(towers, work)
+
+
+def test_a_night_has_the_linear_part_of_its_log_and_the_weight_of_before(
+    towers: TwoTowerConfig, tmp_path: Path
+) -> None:
+    work, config = tmp_path / "two_tower", towers.replace(linear_rank=4)
+    summary = json.loads((work / "summary.json").read_text())
+    summary["config"] |= {"linear_rank": 4, "linear_weight": 7.0}
+    (work / "summary.json").write_text(json.dumps(summary))
+    update_two_tower(config, work)
+    items = ItemVectors.of(load_file(work / "item_vectors.safetensors"))
+    assert items.linear is not None
+    assert trained_config(work).linear_weight == 7.0
+    log = list(SequenceFiles(config.sequences, read_items(config.items)).read())
+    fitted = fit_linear(log, len(items), 4, config.linear_regularisation, config.seed)
+    np.testing.assert_allclose(items.linear.history, fitted.weighed(7.0).history, rtol=1e-4, atol=1e-4)
 
 
 def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_path: Path) -> None:

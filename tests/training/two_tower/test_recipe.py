@@ -53,6 +53,11 @@ def test_the_limits_are_where_they_are_said_to_be() -> None:
     assert configured(DataSize(1, 1, 5_000)).validation is Validation.TIME
 
 
+def test_a_linear_part_up_to_a_size() -> None:
+    ranks = [configured(DataSize(n, 1, 1)).linear_rank for n in (0, 10_000, 10_001, 20_000, 20_001)]
+    assert ranks == [128, 128, 64, 64, 0]
+
+
 @given(COUNT, COUNT, COUNT)
 def test_every_choice_is_valid_and_has_a_reason(items: int, users: int, events: int) -> None:
     size = DataSize(items, users, events)

@@ -34,8 +34,9 @@ from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.losses import LossName
+from training.two_tower.result import TwoTowerResult
 from training.two_tower.sequences import History, write_sequences
-from training.two_tower.train import TwoTowerResult, main
+from training.two_tower.train import main
 from training.warm_start import WARM_START, WEIGHTS
 
 N_ITEMS = 30

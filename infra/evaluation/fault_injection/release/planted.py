@@ -16,6 +16,7 @@ from recsys.models.golden import golden_part
 from recsys.ranking.calibration import Platt, write_calibrations
 from recsys.ranking.scorer import RankerSession
 from recsys.recall.ann import AnnIndex
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.two_tower import OUTPUT, UserTower
 
 INVERTED, POPULAR, SLOW, NEW_ITEMS_NAN, WRONG_CALIBRATION = (
@@ -58,8 +59,9 @@ def _write_golden(folder: Path) -> None:
     golden = load_file(folder / "golden.safetensors")
     items = golden["ranker/in/items"]
     golden["ranker/in/items"] = np.where(items > 0, items, 1)  # or NaN would be found when it is loaded
-    vectors = load_file(folder / "item_vectors.safetensors")["vectors"]
-    ranker, tower = RankerSession(folder / "ranker.onnx"), UserTower(folder / "user_tower.onnx", vectors)
+    items = ItemVectors.of(load_file(folder / "item_vectors.safetensors"))
+    tower = UserTower(folder / "user_tower.onnx", items.vectors, linear=items.linear)
+    ranker = RankerSession(folder / "ranker.onnx")
     outputs = ranker.run(golden_part(golden, "ranker/in/"))
     golden |= {f"ranker/out/{head}": scores for head, scores in outputs.items()}
     golden[f"user_tower/out/{OUTPUT}"] = tower.vectors(**golden_part(golden, "user_tower/in/"))
@@ -89,14 +91,14 @@ def _nan_for_new_items(folder: Path) -> None:
 
 def _collapse(folder: Path) -> None:
     """Recall and ranking order by popularity, the same for all users."""
-    vectors = load_file(folder / "item_vectors.safetensors")
+    items = ItemVectors.of(load_file(folder / "item_vectors.safetensors"))
     popular = load_file(folder / "popular.safetensors")
-    share = np.zeros(len(vectors["vectors"]), np.float32)
+    share = np.zeros(len(items), np.float32)
     share[popular["rows"]] = np.linspace(1, 0, len(popular["rows"]), dtype=np.float32)
-    direction = vectors["vectors"].mean(axis=0) / np.linalg.norm(vectors["vectors"].mean(axis=0))
-    vectors["vectors"] = (share[:, None] * direction).astype(np.float32)
-    save_file(vectors, folder / "item_vectors.safetensors")
-    AnnIndex.build(vectors["vectors"]).save(folder / "index.faiss")
+    direction = items.vectors.mean(axis=0) / np.linalg.norm(items.vectors.mean(axis=0))
+    collapsed = ItemVectors((share[:, None] * direction).astype(np.float32), items.attributes)
+    save_file(collapsed.arrays(), folder / "item_vectors.safetensors")
+    AnnIndex.build(collapsed.vectors).save(folder / "index.faiss")
 
     def node(head: Head, raw: str) -> list[onnx.NodeProto]:
         return [helper.make_node("Gather", ["planted_by_popularity", "items"], [str(head)])]

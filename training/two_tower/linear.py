@@ -1,0 +1,111 @@
+"""The linear part of the two-tower: EASE cut to rank r, and how much its scores count.
+
+A transformer learns the order of events, and needs many of them; EASE, a ridge regression in closed form, knows no
+order and needs few. Their sum is better than each (docs/recall.md). The weight is chosen on held-out events, as is the
+number of epochs; 0 is among the choices, and then there is no linear part.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.metrics import hit_rate, ndcg
+from recsys.recall.item_vectors import LinearPart
+from training.two_tower.config import TwoTowerConfig
+from training.two_tower.cooccurrence import interactions
+from training.two_tower.data import TrainingData
+from training.two_tower.ease import item_weights
+from training.two_tower.retrieval import Cases, Scorer, scored, target_ranks
+from training.two_tower.sequences import History
+
+METRICS = ("hr@10", "ndcg@10")  # of the held-out events
+WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+_MORE, _PASSES = 16, 4  # columns and passes of the randomised decomposition: values agree to a thousandth
+
+
+def linear_part(config: TwoTowerConfig, data: TrainingData) -> LinearPart | None:
+    """Fitted to what is trained on, with the configuration's weight; None without one."""
+    if not config.linear_rank or not config.linear_weight or not len(data.items):
+        return None
+    histories = (history.before(data.cut(history)) for history in data.files.read())
+    fitted = fit_linear(
+        histories, len(data.items), config.linear_rank, config.linear_regularisation, config.seed
+    )
+    return fitted.weighed(config.linear_weight)
+
+
+def with_weight(
+    config: TwoTowerConfig, data: TrainingData, tower: Scorer
+) -> tuple[TwoTowerConfig, dict[str, float]]:
+    """The configuration with the weight that is best for `tower`, and `METRICS` of the held-out events with it; as
+    it is, and no metrics, where there is nothing to choose."""
+    if data.held_out is None or config.linear_weight is not None:
+        return config, {}
+    linear = linear_part(config.replace(linear_weight=1.0), data)
+    if linear is None:
+        return config, {}
+    chosen = choose_weight(tower, linear_scorer(linear, config.max_length), data.held_out, len(data.items))
+    metrics = dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True))
+    return config.replace(linear_weight=chosen.weight), metrics
+
+
+def fit_linear(
+    histories: Iterable[History], n_items: int, rank: int, regularisation: float, seed: int
+) -> LinearPart:
+    """EASE's weights B ≈ U S Vᵀ, the best of this rank (Halko et al., 2011): the history's vectors are U S, the
+    candidates' V.
+
+    Takes 8 n_items² bytes and n_items³ multiplications.
+
+    Args:
+        regularisation: λ of EASE.
+        seed: of the decomposition's random start.
+    """
+    weights = torch.from_numpy(item_weights(interactions(list(histories), n_items), regularisation))
+    rank = min(rank, n_items)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        left, values, right = torch.svd_lowrank(weights, min(rank + _MORE, n_items), _PASSES)
+    history, candidates = (left * values)[:, :rank], right[:, :rank]
+    return LinearPart(*(np.ascontiguousarray(part.numpy(), np.float32) for part in (history, candidates)))
+
+
+def linear_scorer(linear: LinearPart, max_length: int) -> Scorer:
+    """Scores of the linear part alone, from the newest events of each history, as they are served."""
+
+    def scores(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
+        longest = max(1, *(min(len(h.numbers), max_length) for h in histories))
+        numbers = np.zeros((len(histories), longest), np.int64)
+        for row, history in zip(numbers, histories, strict=True):
+            newest = history.numbers[-longest:]
+            row[: len(newest)] = newest
+        return linear.of(numbers) @ linear.candidates.T
+
+    return scores
+
+
+def sum_of(one: Scorer, other: Scorer) -> Scorer:
+    return lambda histories, now_ms: one(histories, now_ms) + other(histories, now_ms)
+
+
+class Chosen(NamedTuple):
+    """The weight with the best NDCG@10 of the held-out events, the least of equal ones; `hr10` and `ndcg10` with it."""
+
+    weight: float
+    hr10: float
+    ndcg10: float
+
+
+def choose_weight(tower: Scorer, linear: Scorer, held_out: Cases, n_items: int) -> Chosen:
+    """Both score the same cases."""
+    ranks = {weight: np.zeros(len(held_out), np.int64) for weight in WEIGHTS}
+    for places, scores in scored(tower, held_out, n_items):
+        added = linear([held_out.histories[p] for p in places], [held_out.now_ms[p] for p in places])
+        wanted = [held_out.targets[p][:1] for p in places]
+        for weight, found in ranks.items():
+            found[places] = target_ranks(scores + np.float32(weight) * added, wanted)[:, 0]
+    chosen = [Chosen(weight, hit_rate(found, 10), ndcg(found, 10)) for weight, found in ranks.items()]
+    return max(chosen, key=lambda choice: (choice.ndcg10, -choice.weight))
