@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from recsys.metrics import hit_rate, ndcg
 from recsys.recall.item_vectors import LinearPart
@@ -28,28 +29,41 @@ _MORE, _PASSES = 16, 4  # columns and passes of the randomised decomposition: va
 
 def linear_part(config: TwoTowerConfig, data: TrainingData) -> LinearPart | None:
     """Fitted to what is trained on, with the configuration's weight; None without one."""
-    if not config.linear_rank or not config.linear_weight or not len(data.items):
-        return None
+    return _fitted(config, data).weighed(config.linear_weight or 0.0) if _wanted(config, data) else None
+
+
+class Weighed(NamedTuple):
+    """`metrics`: `METRICS` of the held-out events with the linear part; empty without a fit."""
+
+    config: TwoTowerConfig
+    linear: LinearPart | None
+    metrics: dict[str, float]
+
+
+def with_weight(config: TwoTowerConfig, data: TrainingData, tower: Scorer, held_out: Cases) -> Weighed:
+    """With the weight that is best for `tower`, unless the configuration has one."""
+    weights = WEIGHTS if config.linear_weight is None else (config.linear_weight,)
+    if not _wanted(config.replace(linear_weight=max(weights)), data):
+        return Weighed(config, None, {})
+    linear = _fitted(config, data)
+    scorer = linear_scorer(linear, config.max_length)
+    chosen = choose_weight(tower, scorer, held_out, len(data.items), weights)
+    return Weighed(
+        config.replace(linear_weight=chosen.weight),
+        linear.weighed(chosen.weight) if chosen.weight else None,
+        dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True)),
+    )
+
+
+def _wanted(config: TwoTowerConfig, data: TrainingData) -> bool:
+    return bool(config.linear_rank and config.linear_weight and data.items)
+
+
+def _fitted(config: TwoTowerConfig, data: TrainingData) -> LinearPart:
     histories = (history.before(data.cut(history)) for history in data.files.read())
-    fitted = fit_linear(
+    return fit_linear(
         histories, len(data.items), config.linear_rank, config.linear_regularisation, config.seed
     )
-    return fitted.weighed(config.linear_weight)
-
-
-def with_weight(
-    config: TwoTowerConfig, data: TrainingData, tower: Scorer
-) -> tuple[TwoTowerConfig, dict[str, float]]:
-    """The configuration with the weight that is best for `tower`, and `METRICS` of the held-out events with it; as
-    it is, and no metrics, where there is nothing to choose."""
-    if data.held_out is None or config.linear_weight is not None:
-        return config, {}
-    linear = linear_part(config.replace(linear_weight=1.0), data)
-    if linear is None:
-        return config, {}
-    chosen = choose_weight(tower, linear_scorer(linear, config.max_length), data.held_out, len(data.items))
-    metrics = dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True))
-    return config.replace(linear_weight=chosen.weight), metrics
 
 
 def fit_linear(
@@ -58,13 +72,14 @@ def fit_linear(
     """EASE's weights B ≈ U S Vᵀ, the best of this rank (Halko et al., 2011): the history's vectors are U S, the
     candidates' V.
 
-    Takes 8 n_items² bytes and n_items³ multiplications.
+    Takes 4 n_items² bytes and n_items³ multiplications.
 
     Args:
-        regularisation: λ of EASE.
+        regularisation: λ of EASE; larger where float32 needs that.
         seed: of the decomposition's random start.
     """
-    weights = torch.from_numpy(item_weights(interactions(list(histories), n_items), regularisation))
+    seen = interactions(list(histories), n_items)
+    weights = torch.from_numpy(_weights(seen, regularisation))
     rank = min(rank, n_items)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
@@ -91,6 +106,14 @@ def sum_of(one: Scorer, other: Scorer) -> Scorer:
     return lambda histories, now_ms: one(histories, now_ms) + other(histories, now_ms)
 
 
+def _weights(seen: sparse.csr_matrix, regularisation: float) -> NDArray[np.float32]:
+    """With ten times the λ, as often as float32 needs it to invert the matrix."""
+    try:
+        return item_weights(seen, regularisation)
+    except np.linalg.LinAlgError:
+        return _weights(seen, 10 * regularisation)
+
+
 class Chosen(NamedTuple):
     """The weight with the best NDCG@10 of the held-out events, the least of equal ones; `hr10` and `ndcg10` with it."""
 
@@ -99,9 +122,11 @@ class Chosen(NamedTuple):
     ndcg10: float
 
 
-def choose_weight(tower: Scorer, linear: Scorer, held_out: Cases, n_items: int) -> Chosen:
+def choose_weight(
+    tower: Scorer, linear: Scorer, held_out: Cases, n_items: int, weights: Sequence[float] = WEIGHTS
+) -> Chosen:
     """Both score the same cases."""
-    ranks = {weight: np.zeros(len(held_out), np.int64) for weight in WEIGHTS}
+    ranks = {weight: np.zeros(len(held_out), np.int64) for weight in weights}
     for places, scores in scored(tower, held_out, n_items):
         added = linear([held_out.histories[p] for p in places], [held_out.now_ms[p] for p in places])
         wanted = [held_out.targets[p][:1] for p in places]

@@ -22,6 +22,7 @@ from recsys.contracts.errors import InvalidConfig, InvalidData
 from recsys.contracts.types import MS_PER_DAY
 from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
+from recsys.recall.item_vectors import LinearPart
 from training.checkpoint import TrainingState
 from training.optim import warmup_cosine
 from training.seeding import seed_everything, seed_step
@@ -39,7 +40,8 @@ from training.two_tower.retrieval import next_item_ranks, two_tower_scorer
 from training.two_tower.sharded_embedding import ShardedEmbedding
 from training.two_tower.warm_start import warm_start
 
-# phase ("fit" or "refit"), epochs done, epochs in total
+LINEAR = "linear part"
+# phase ("fit", "refit" or `LINEAR`), epochs done, epochs in total
 OnProgress = Callable[[str, float, int], None]
 
 
@@ -85,16 +87,24 @@ def _train(config: TwoTowerConfig, progress: OnProgress, after_epoch: AfterEpoch
     if data.held_out is None:
         model, reports = _fit(config, data, "refit", config.epochs, progress, after_epoch)
         validation = {} if config.validation is Validation.NONE else dict.fromkeys(METRICS, math.nan)
-        return _result(config, data, model, reports, validation)
+        return _result(config, data, model, reports, validation, _linear(config, data, progress))
     model, reports = _fit(config, data, "fit", config.epochs, progress, after_epoch)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
     tower = two_tower_scorer(model, config.max_length, data.profiles)
-    config, figures = with_weight(config, data, tower)
-    validation = best.validation | figures
+    if config.linear_rank and this_process().rank == 0:
+        progress(LINEAR, 0.0, 1)
+    config, linear, metrics = with_weight(config, data, tower, data.held_out)
     if config.refit:
         data = everything(data)
         model, reports = _fit(config, data, "refit", best.epoch, progress, after_epoch)
-    return _result(config, data, model, reports, validation)
+        linear = _linear(config, data, progress)
+    return _result(config, data, model, reports, best.validation | metrics, linear)
+
+
+def _linear(config: TwoTowerConfig, data: TrainingData, progress: OnProgress) -> LinearPart | None:
+    if config.linear_rank and config.linear_weight and this_process().rank == 0:
+        progress(LINEAR, 0.0, 1)
+    return linear_part(config, data)
 
 
 def _result(
@@ -103,6 +113,7 @@ def _result(
     model: TwoTower,
     reports: Sequence[EpochReport],
     validation: dict[str, float],
+    linear: LinearPart | None,
 ) -> TwoTowerResult:
     return TwoTowerResult(
         model,
@@ -113,7 +124,7 @@ def _result(
         validation,
         data.newest_ms,
         data.repeats,
-        linear_part(config, data),
+        linear,
     )
 
 

@@ -64,6 +64,14 @@ def test_a_lower_rank_is_the_best_of_its_rank_and_the_same_every_time() -> None:
     np.testing.assert_array_equal(linear.history, again.history)
 
 
+def test_where_float32_cannot_invert_the_matrix_it_is_regularised_more() -> None:
+    everybody = [history(u, [1, 2, 3]) for u in range(5_000)]
+    with pytest.raises(np.linalg.LinAlgError):
+        item_weights(interactions(everybody, 3), 1e-9)
+    linear = fit_linear(everybody, 3, 3, 1e-9, 0)
+    assert (linear.of(np.array([[1, 2]])) @ linear.candidates.T)[0, 2] == pytest.approx(1, abs=0.01)
+
+
 def constant(scores: np.ndarray) -> Scorer:
     return lambda histories, now_ms: np.tile(scores.astype(np.float32), (len(histories), 1))
 
