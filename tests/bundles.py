@@ -101,7 +101,7 @@ def write_tiny_bundle(
         (folder / "user_tower.onnx").write_bytes(tower)
         (folder / "ranker.onnx").write_bytes(ranker)
         save_file(all_vectors.arrays(), folder / "item_vectors.safetensors")
-        AnnIndex.build(all_vectors.indexed(), index).save(folder / "index.faiss")
+        AnnIndex.build(all_vectors.indexed, index).save(folder / "index.faiss")
         save_file(_item_to_item(vectors), folder / "item_to_item.safetensors")
         save_file(_popular(len(items), seed), folder / "popular.safetensors")
         zeros = np.zeros((100, features.dimension), np.float32)

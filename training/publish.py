@@ -19,7 +19,7 @@ from recsys.features.definitions import FEATURES
 from recsys.lake import lake
 from recsys.operator_files import read_json
 from recsys.ranking.compiled import KERNEL
-from recsys.recall.ann import AnnIndex
+from recsys.recall.ann import AnnIndex, chosen_for
 from recsys.recall.item_vectors import ItemVectors
 from recsys.signatures import read_private_key, read_public_keys
 from training.compression.export_edge import export_edge
@@ -85,7 +85,7 @@ def main(config: PublishConfig, clock: Callable[[], float] = time.time) -> Bundl
             for path in sorted(p for p in work.iterdir() if p.name in FILES and p.name != GOLDEN):
                 shutil.copyfile(path, folder / path.name)
         vectors = ItemVectors.of(load_file(folder / "item_vectors.safetensors"))
-        AnnIndex.build(vectors.indexed()).save(folder / "index.faiss")
+        AnnIndex.build(vectors.indexed, chosen_for(vectors)).save(folder / "index.faiss")
         golden = load_file(config.two_tower / GOLDEN) | load_file(config.ranker / GOLDEN)
         save_file(golden, folder / GOLDEN)
         if (folder / KERNEL).exists():

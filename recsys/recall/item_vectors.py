@@ -9,6 +9,7 @@ then the candidate's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -95,6 +96,7 @@ class ItemVectors:
         """d, without the linear part."""
         return int(self.vectors.shape[1])
 
+    @cached_property
     def indexed(self) -> Floats:
         """(n_items, d + r): what users' vectors are compared with; a copy where there is a linear part."""
         if self.linear is None:

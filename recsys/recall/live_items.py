@@ -34,7 +34,7 @@ class LiveItems:
         """
         self._catalogue = catalogue
         self._index = index
-        self._trained = vectors.indexed()
+        self._trained = vectors.indexed
         self._attributes, self._dimension = vectors.attributes, vectors.dimension
 
     def put(self, items: Sequence[Item]) -> Rows:

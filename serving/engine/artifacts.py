@@ -88,7 +88,7 @@ class Artifacts:
 
     def vectors(self, rows: Rows) -> NDArray[np.float32]:
         """(n, d): the two-tower's vectors of items, without the linear part; zeros for an item without one."""
-        return self.index.vectors(rows)[:, : self.dimension]
+        return np.ascontiguousarray(self.index.vectors(rows)[:, : self.dimension])
 
     def similar(
         self, row: int, k: int, now_ms: int, asked: Filter | None = None, region: str = ""
@@ -139,7 +139,7 @@ def load_artifacts(bundle: Bundle, options: LoadOptions) -> Artifacts:
             raise InvalidBundle(f"{bundle.path.name}: {name} has {n} rows, the item table {len(catalogue)}")
     weighing = replace(WEIGHING, base=bundle.manifest.item_weights) if options.trust else None
     columns = ItemColumns(catalogue.items, FEATURES, weighing)
-    index = options.index.open(bundle, vectors.indexed())
+    index = options.index.open(bundle, vectors)
     popular = popularity(best["rows"], best["scores"], catalogue)
     trending = Trending(FEATURES, columns, catalogue, popular)
     live = LiveItems(catalogue, index, vectors)

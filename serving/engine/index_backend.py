@@ -16,8 +16,9 @@ from recsys.bundle import Bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.extras import extra_named
 from recsys.observability.logs import hide
-from recsys.recall.ann import AnnIndex, IndexConfig, choose
+from recsys.recall.ann import AnnIndex, IndexConfig, chosen_for
 from recsys.recall.index_kind import Kind
+from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base, BaseIndex
 from serving.settings import IndexKind, ServingSettings
@@ -50,24 +51,27 @@ class IndexPlace:
         exact = settings.index is IndexKind.EXACT
         return cls(settings.index_shards, settings.milvus_uri, settings.milvus_token, exact)
 
-    def open(self, bundle: Bundle, vectors: NDArray[np.float32]) -> LiveIndex:
-        """The index of the bundle's (n_items, d) vectors, row i of item i.
+    def open(self, bundle: Bundle, items: ItemVectors) -> LiveIndex:
+        """The index of the bundle's vectors, (n_items, d + r), row i of item i.
         Raises `InvalidBundle`: the bundle's index does not fit its vectors.
         Raises `Unavailable`: Milvus does not answer."""
+        vectors = items.indexed
         rows = np.arange(len(vectors), dtype=np.int32)
         if self.milvus_uri:
             # a rebuild would load the whole catalogue into this process: the delta stays until the next bundle
             return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
         if self.shards > 1 or self.exact:
-            config = IndexConfig(Kind.FLAT) if self.exact else choose(len(vectors))
+            config = IndexConfig(Kind.FLAT) if self.exact else chosen_for(items)
             config = replace(config, shards=self.shards)
             return LiveIndex(Base.build(vectors, config=config), config)
         index = AnnIndex.load(bundle.file("index.faiss"))
-        if len(index) != len(vectors):
+        found, wanted = (len(index), index.dimension), vectors.shape
+        if found != wanted:
             raise InvalidBundle(
-                f"{bundle.path.name}: index has {len(index)} rows, the item table {len(vectors)}"
+                f"{bundle.path.name}: index has {found[0]} rows of {found[1]} values, the item vectors {wanted[0]} of"
+                f" {wanted[1]}; publish the bundle again"
             )
-        return LiveIndex(Base(index, rows, vectors))
+        return LiveIndex(Base(index, rows, vectors), None if items.linear is None else chosen_for(items))
 
     def _milvus(self, bundle: Bundle, vectors: NDArray[np.float32]) -> BaseIndex:
         """The collection named after the bundle. The first process fills it; filling it twice is harmless."""

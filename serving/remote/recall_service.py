@@ -29,7 +29,7 @@ class RecallService:
             raise InvalidBundle(f"{bundle.path.name}: items and vectors differ in number")
         self.bundle = bundle
         self._eligibility = Eligibility(self._catalogue)
-        self._index = place.open(bundle, vectors.indexed())
+        self._index = place.open(bundle, vectors)
         live = LiveItems(self._catalogue, self._index, vectors)
         self.live = LiveCatalogue(self._catalogue, live)
         self._tower = UserTower(bundle.file("user_tower.onnx"), vectors.vectors, native, vectors.linear)

@@ -44,7 +44,7 @@ PUBLISHED: Mapping[Protocol, Recipe] = {
             "validation": Validation.NONE,  # the number of epochs was chosen on 05-03
             "epochs": 8,
             "ema": 0.99,
-            "linear_rank": 128,
+            "linear_rank": 256,
             "linear_weight": 10.0,  # chosen on 05-03, likewise
         },
     ),

@@ -126,7 +126,7 @@ class _Side:
         distinct items among everybody's first ten."""
         items = ItemVectors.of(self.bundle.arrays("item_vectors.safetensors"))
         tower = UserTower(self.bundle.file("user_tower.onnx"), items.vectors, linear=items.linear)
-        vectors = items.indexed()
+        vectors = items.indexed
         ranks, first = [], []
         for part in _parts(self.cases):
             inputs = (a.astype(np.int64) for a in (part.history, part.types, part.gaps))

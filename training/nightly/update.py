@@ -48,7 +48,9 @@ def update_two_tower(
         InvalidConfig: yesterday's two-tower had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    weight = trained_config(work).linear_weight if config.linear_weight is None else config.linear_weight
+    weight = config.linear_weight
+    if config.linear_rank and weight is None:
+        weight = trained_config(work).linear_weight
     changes = {
         "linear_weight": weight,
         "start": work,

@@ -53,12 +53,17 @@ class TwoTowerConfig(Config):
     linear_rank: int = Field(
         0,
         ge=0,
+        multiple_of=2,
         description="Values of the linear part's vectors, which are added to the model's; 0: no linear part.",
     )
-    linear_regularisation: float = Field(200.0, gt=0, description="λ of the linear part, EASE.")
+    linear_items: int = Field(
+        20_000, ge=1, description="The most popular items, which alone have a linear part."
+    )
+    linear_regularisation: float = Field(200.0, gt=0, le=1e9, description="λ of the linear part, EASE.")
     linear_weight: float | None = Field(
         None,
         ge=0,
+        le=1e3,
         description="How much the linear part's scores count; empty: chosen on held-out events, 0 without them.",
     )
 

@@ -6,6 +6,7 @@ number of epochs; 0 is among the choices, and then there is no linear part.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +28,16 @@ WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 _MORE, _PASSES = 16, 4  # columns and passes of the randomised decomposition: values agree to a thousandth
 
 
+def has_linear_part(config: TwoTowerConfig, data: TrainingData) -> bool:
+    """Whether a training has one, given its weight."""
+    return bool(config.linear_rank and config.linear_weight and data.items)
+
+
 def linear_part(config: TwoTowerConfig, data: TrainingData) -> LinearPart | None:
     """Fitted to what is trained on, with the configuration's weight; None without one."""
-    return _fitted(config, data).weighed(config.linear_weight or 0.0) if _wanted(config, data) else None
+    return (
+        _fitted(config, data).weighed(config.linear_weight or 0.0) if has_linear_part(config, data) else None
+    )
 
 
 class Weighed(NamedTuple):
@@ -43,7 +51,7 @@ class Weighed(NamedTuple):
 def with_weight(config: TwoTowerConfig, data: TrainingData, tower: Scorer, held_out: Cases) -> Weighed:
     """With the weight that is best for `tower`, unless the configuration has one."""
     weights = WEIGHTS if config.linear_weight is None else (config.linear_weight,)
-    if not _wanted(config.replace(linear_weight=max(weights)), data):
+    if not has_linear_part(config.replace(linear_weight=max(weights)), data):
         return Weighed(config, None, {})
     linear = _fitted(config, data)
     scorer = linear_scorer(linear, config.max_length)
@@ -55,37 +63,47 @@ def with_weight(config: TwoTowerConfig, data: TrainingData, tower: Scorer, held_
     )
 
 
-def _wanted(config: TwoTowerConfig, data: TrainingData) -> bool:
-    return bool(config.linear_rank and config.linear_weight and data.items)
-
-
 def _fitted(config: TwoTowerConfig, data: TrainingData) -> LinearPart:
     histories = (history.before(data.cut(history)) for history in data.files.read())
     return fit_linear(
-        histories, len(data.items), config.linear_rank, config.linear_regularisation, config.seed
+        histories,
+        len(data.items),
+        config.linear_rank,
+        config.linear_regularisation,
+        config.seed,
+        config.linear_items,
     )
 
 
 def fit_linear(
-    histories: Iterable[History], n_items: int, rank: int, regularisation: float, seed: int
+    histories: Iterable[History],
+    n_items: int,
+    rank: int,
+    regularisation: float,
+    seed: int,
+    most: int = 20_000,
 ) -> LinearPart:
     """EASE's weights B ≈ U S Vᵀ, the best of this rank (Halko et al., 2011): the history's vectors are U S, the
     candidates' V.
 
-    Takes 4 n_items² bytes and n_items³ multiplications.
+    Of m items it takes 4 m² bytes and m³ multiplications.
 
     Args:
+        most: the m most popular items have a linear part, all others zeros.
         regularisation: λ of EASE; larger where float32 needs that.
         seed: of the decomposition's random start.
     """
     seen = interactions(list(histories), n_items)
-    weights = torch.from_numpy(_weights(seen, regularisation))
-    rank = min(rank, n_items)
+    popular = np.argsort(-np.asarray(seen.sum(0)).ravel(), kind="stable")[:most]
+    popular.sort()
+    weights = torch.from_numpy(_weights(seen[:, popular], regularisation))
+    rank = min(rank, len(popular))
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        left, values, right = torch.svd_lowrank(weights, min(rank + _MORE, n_items), _PASSES)
-    history, candidates = (left * values)[:, :rank], right[:, :rank]
-    return LinearPart(*(np.ascontiguousarray(part.numpy(), np.float32) for part in (history, candidates)))
+        left, values, right = torch.svd_lowrank(weights, min(rank + _MORE, len(popular)), _PASSES)
+    parts = np.zeros((2, n_items, rank), np.float32)
+    parts[0, popular], parts[1, popular] = (left * values)[:, :rank].numpy(), right[:, :rank].numpy()
+    return LinearPart(*parts)
 
 
 def linear_scorer(linear: LinearPart, max_length: int) -> Scorer:
@@ -108,10 +126,10 @@ def sum_of(one: Scorer, other: Scorer) -> Scorer:
 
 def _weights(seen: sparse.csr_matrix, regularisation: float) -> NDArray[np.float32]:
     """With ten times the λ, as often as float32 needs it to invert the matrix."""
-    try:
-        return item_weights(seen, regularisation)
-    except np.linalg.LinAlgError:
-        return _weights(seen, 10 * regularisation)
+    while True:
+        with suppress(np.linalg.LinAlgError):
+            return item_weights(seen, regularisation)
+        regularisation *= 10
 
 
 class Chosen(NamedTuple):

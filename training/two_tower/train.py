@@ -31,12 +31,12 @@ from training.two_tower.batches import Batch, BatchPlan, Targets, epoch_batches
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.data import TrainingData, everything, read_training_data, substitutes, wanted_type
 from training.two_tower.distributed import from_first, processes, summed, this_process
-from training.two_tower.linear import METRICS, linear_part, with_weight
+from training.two_tower.linear import METRICS, Weighed, has_linear_part, linear_part, with_weight
 from training.two_tower.losses import Loss, LossName, make_loss
 from training.two_tower.optimizer import clip_gradients, make_optimizer, running_average
 from training.two_tower.prefetch import Prefetcher
 from training.two_tower.result import EpochReport, TwoTowerResult
-from training.two_tower.retrieval import next_item_ranks, two_tower_scorer
+from training.two_tower.retrieval import Cases, next_item_ranks, two_tower_scorer
 from training.two_tower.sharded_embedding import ShardedEmbedding
 from training.two_tower.warm_start import warm_start
 
@@ -90,10 +90,7 @@ def _train(config: TwoTowerConfig, progress: OnProgress, after_epoch: AfterEpoch
         return _result(config, data, model, reports, validation, _linear(config, data, progress))
     model, reports = _fit(config, data, "fit", config.epochs, progress, after_epoch)
     best = max(reports, key=lambda report: report.validation["ndcg@10"])
-    tower = two_tower_scorer(model, config.max_length, data.profiles)
-    if config.linear_rank and this_process().rank == 0:
-        progress(LINEAR, 0.0, 1)
-    config, linear, metrics = with_weight(config, data, tower, data.held_out)
+    config, linear, metrics = _weighed(config, data, model, data.held_out, progress)
     if config.refit:
         data = everything(data)
         model, reports = _fit(config, data, "refit", best.epoch, progress, after_epoch)
@@ -101,10 +98,26 @@ def _train(config: TwoTowerConfig, progress: OnProgress, after_epoch: AfterEpoch
     return _result(config, data, model, reports, best.validation | metrics, linear)
 
 
+def _weighed(
+    config: TwoTowerConfig, data: TrainingData, model: TwoTower, held_out: Cases, progress: OnProgress
+) -> Weighed:
+    """In the first process; the others wait for it at their next gradients."""
+    if this_process().rank > 0 or not config.linear_rank:
+        return Weighed(config, None, {})
+    progress(LINEAR, 0.0, 1)
+    tower = two_tower_scorer(model, config.max_length, data.profiles)
+    weighed = with_weight(config, data, tower, held_out)
+    progress(LINEAR, 1.0, 1)
+    return weighed
+
+
 def _linear(config: TwoTowerConfig, data: TrainingData, progress: OnProgress) -> LinearPart | None:
-    if config.linear_rank and config.linear_weight and this_process().rank == 0:
-        progress(LINEAR, 0.0, 1)
-    return linear_part(config, data)
+    if this_process().rank > 0 or not has_linear_part(config, data):
+        return None
+    progress(LINEAR, 0.0, 1)
+    fitted = linear_part(config, data)
+    progress(LINEAR, 1.0, 1)
+    return fitted
 
 
 def _result(

@@ -80,7 +80,8 @@ def main(
     deadline, asked = clock() + 60 * tuning.minutes, base
     base, judges = halves(base, tuning.least_cases)
     name = study_name(base)
-    base = base.replace(refit=False, work=tuning.out / f"checkpoints-{name}")
+    # the linear part is fitted to whichever tower is trained; none is varied here
+    base = base.replace(linear_rank=0, refit=False, work=tuning.out / f"checkpoints-{name}")
     pruner = optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2)
     study = open_study(tuning.out / "study.log", name, tuning.seed, ("maximize",), near(base), pruner)
     while _finished(study) < tuning.trials and (clock() < deadline or not _finished(study)):

@@ -86,7 +86,7 @@ def _vectors(name: str, items: int, queries: int, seed: int) -> "Vectors":
     if name in ("learnt", "random"):
         return (learnt_like if name == "learnt" else random_vectors)(items, 64, queries, seed)
     try:
-        table = ItemVectors.of(load_file(name)).indexed()
+        table = ItemVectors.of(load_file(name)).vectors
     except (OSError, SafetensorError, InvalidBundle) as error:
         raise InvalidData(
             f"{name}: no item vectors ({error}); give a bundle's item_vectors.safetensors"

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidBundle
-from recsys.recall.ann import EXACT_UP_TO, AnnIndex, IndexConfig, choose
+from recsys.recall.ann import EXACT_UP_TO, AnnIndex, IndexConfig, choose, chosen_for
 from recsys.recall.index_kind import Kind
+from recsys.recall.item_vectors import ItemVectors, LinearPart
 from recsys.recall.vector_index import NO_ROW, VectorIndex
 
 Floats = NDArray[np.float32]
@@ -100,6 +101,9 @@ def test_building_is_deterministic() -> None:
 def test_the_number_of_items_chooses_the_kind() -> None:
     assert choose(EXACT_UP_TO).kind is Kind.FLAT
     assert choose(EXACT_UP_TO + 1).kind is Kind.IVF_SQ8
+    many = np.zeros((EXACT_UP_TO + 1, 2), np.float32)
+    assert chosen_for(ItemVectors(many)).kind is Kind.IVF_SQ8
+    assert chosen_for(ItemVectors(many, None, LinearPart(many, many))).kind is Kind.FLAT
 
 
 def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path) -> None:

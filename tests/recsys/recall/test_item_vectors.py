@@ -26,7 +26,7 @@ def test_the_indexed_vectors_score_the_sum_of_tower_and_linear_part(histories: l
     linear = [sum(weights[i - 1] for i in sorted(set(row) - {0})) + np.zeros(N_ITEMS) for row in histories]
     items = ItemVectors(VECTORS, None, LINEAR)
     np.testing.assert_allclose(
-        both @ items.indexed().T, alone @ VECTORS.T + np.array(linear), rtol=1e-5, atol=1e-5
+        both @ items.indexed.T, alone @ VECTORS.T + np.array(linear), rtol=1e-5, atol=1e-5
     )
 
 
@@ -48,7 +48,7 @@ def test_arrays_are_read_as_they_were_written() -> None:
         for name, array in items.arrays().items():
             np.testing.assert_array_equal(found.arrays()[name], array)
         assert (len(found), found.dimension) == VECTORS.shape
-        assert found.indexed().shape == (N_ITEMS, VECTORS.shape[1] + (3 if items.linear else 0))
+        assert found.indexed.shape == (N_ITEMS, VECTORS.shape[1] + (3 if items.linear else 0))
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def test_an_item_without_attributes_is_only_in_the_catalogue() -> None:
 
 def test_with_a_linear_part_a_new_item_has_none_and_a_trained_one_keeps_its_own() -> None:
     vectors = ItemVectors(VECTORS, ATTRIBUTES, tiny_linear(20))
-    index = LiveIndex.build(vectors.indexed())
+    index = LiveIndex.build(vectors.indexed)
     live = LiveItems(Catalogue(ITEMS), index, vectors)
     new, old = live.put([Item("new", categories=("category-1",))]), live.put([ITEMS[4]])
     (found,) = index.vectors(new)
     assert found[:DIMENSION].any()
     assert not found[DIMENSION:].any()
-    np.testing.assert_array_equal(index.vectors(old)[0], vectors.indexed()[4])
+    np.testing.assert_array_equal(index.vectors(old)[0], vectors.indexed[4])

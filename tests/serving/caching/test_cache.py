@@ -23,7 +23,7 @@ from serving.caching.cache import Cache
 from serving.caching.memory_guard import MemoryGuard, memory_left
 from serving.engine.result_cache import ResultCache, Served
 from serving.engine.user_vectors import CachedUserTower
-from tests.bundles import tiny_vectors, user_tower, write_tiny_bundle
+from tests.bundles import tiny_linear, tiny_vectors, user_tower, write_tiny_bundle
 from tests.serving.conftest import Api, click
 from tests.serving.waiting import eventually
 
@@ -268,7 +268,9 @@ def test_a_failed_flight_fails_for_all_and_is_tried_again() -> None:
 def test_cached_user_vectors_are_those_of_the_tower(tmp_path: Path) -> None:
     items = tiny_vectors(30)
     model = user_tower(items)
-    plain, cached = UserTower(model, items), CachedUserTower(model, items, 10_000)
+    linear = tiny_linear(30)
+    plain = UserTower(model, items, linear=linear)
+    cached = CachedUserTower(model, items, 10_000, linear=linear)
     rng = np.random.default_rng(0)
     histories = [rng.integers(0, 31, (1, 5)) for _ in range(4)]
     for history in histories * 2:

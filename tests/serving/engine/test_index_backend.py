@@ -12,6 +12,7 @@ from recsys.bundle import open_bundle
 from recsys.contracts.errors import InvalidBundle, InvalidConfig
 from recsys.recall.ann import AnnIndex, IndexConfig
 from recsys.recall.index_kind import Kind
+from recsys.recall.item_vectors import ItemVectors
 from serving.engine.index_backend import IndexPlace
 from tests.bundles import tiny_vectors, write_tiny_bundle
 from tests.serving.conftest import Api, click
@@ -61,7 +62,7 @@ def test_what_is_of_this_process_and_milvus_together_are_refused_at_the_start(
 def test_an_index_of_other_size_is_refused_and_a_sharded_one_is_not_saved(tmp_path: Path) -> None:
     bundle = write_tiny_bundle(tmp_path / "bundles")
     with pytest.raises(InvalidBundle, match="index has 40 rows"):
-        IndexPlace().open(open_bundle(bundle.path), tiny_vectors(39))
+        IndexPlace().open(open_bundle(bundle.path), ItemVectors(tiny_vectors(39)))
     sharded = AnnIndex.build(tiny_vectors(2_000), IndexConfig(Kind.IVF_SQ8, lists=8, shards=2))
     assert sharded.compressed
     with pytest.raises(Exception, match="build it again"):

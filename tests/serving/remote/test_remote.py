@@ -261,7 +261,7 @@ def test_what_is_known_of_a_user_reaches_the_tower_of_another_process(
     query = Query("r", "u", 5, NOW_MS, attributes=attributes, history=encoded, types=encoded, gaps=encoded)
     items = ItemVectors.of(bundle.arrays("item_vectors.safetensors"))
     tower = UserTower(bundle.file("user_tower.onnx"), items.vectors, linear=items.linear)
-    here = TwoTowerSource(tower, IndexPlace().open(bundle, items.indexed()), limit=7)
+    here = TwoTowerSource(tower, IndexPlace().open(bundle, items), limit=7)
     there = RemoteTwoTower(
         cast("RpcClient", Here(bundle, IndexPlace(shards))), "tiny", Catalogue(tiny_items()), 7
     )

@@ -18,7 +18,7 @@ from infra.evaluation.fault_injection.release.planted import (
 from recsys.contracts.types import MS_PER_DAY, EventType
 from recsys.features.definitions import FEATURES
 from recsys.lake.lake import write_parquet
-from tests.bundles import tiny_items, write_tiny_bundle
+from tests.bundles import tiny_items, tiny_linear, write_tiny_bundle
 from training.evaluation.log_health import DayCounts, day_counts, log_checks
 from training.evaluation.release_gate import GateConfig, main
 from training.features.packing import bytes_of
@@ -60,7 +60,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from training.compression.ladder import row_scores
 
     folder = tmp_path_factory.mktemp("gate")
-    bundle = write_tiny_bundle(folder / "bundles", "serving")
+    bundle = write_tiny_bundle(folder / "bundles", "serving", linear=tiny_linear(len(tiny_items())))
     ranker, rng = open_ranker(bundle.path), np.random.default_rng(0)
     for day in range(5):
         table = rows_of_day(day, rng)
@@ -82,7 +82,8 @@ def failed(shop: Path, candidate: str) -> set[str]:
 
 
 def test_planted_bundles_fail_the_checks_that_are_there_for_them_and_an_equal_one_passes(shop: Path) -> None:
-    bundle = write_tiny_bundle(shop / "bundles", "equal", current=False)
+    linear = tiny_linear(len(tiny_items()))
+    bundle = write_tiny_bundle(shop / "bundles", "equal", linear=linear, current=False)
     plant(shop / "bundles", bundle)
     assert failed(shop, "equal") == set()
     assert failed(shop, SLOW) == set(), "no offline figure knows the latency"

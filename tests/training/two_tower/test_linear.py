@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from recsys.contracts.types import Item
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
+from recsys.metrics import ndcg
 from recsys.models.two_tower import TwoTowerShape
 from recsys.recall.item_vectors import ItemVectors
 from recsys.recall.two_tower import UserTower
@@ -20,7 +21,7 @@ from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.ease import item_weights
 from training.two_tower.linear import choose_weight, fit_linear, linear_scorer
-from training.two_tower.retrieval import Cases, Scorer
+from training.two_tower.retrieval import Cases, Scorer, next_item_ranks
 from training.two_tower.sequences import History, write_sequences
 from training.two_tower.train import main
 from training.two_tower.warm_start import trained_config
@@ -62,6 +63,17 @@ def test_a_lower_rank_is_the_best_of_its_rank_and_the_same_every_time() -> None:
     assert error <= 1.001 * np.linalg.norm(values[8:])
     again = fit_linear(histories, N_ITEMS, 8, 10.0, 0)
     np.testing.assert_array_equal(linear.history, again.history)
+
+
+def test_the_most_popular_items_alone_have_one() -> None:
+    histories = [history(u, [5, 2, 9] if u % 2 else [5, 2, 7]) for u in range(20)]
+    linear = fit_linear(histories, N_ITEMS, 4, 1.0, 0, most=3)
+    shown = np.flatnonzero(linear.candidates.any(axis=1) | linear.history.any(axis=1))
+    assert shown.tolist() == [1, 4, 6], "7 and 9 are equally popular: the first one"
+    expected = item_weights(interactions(histories, N_ITEMS)[:, shown], 1.0)
+    np.testing.assert_allclose(
+        (linear.history @ linear.candidates.T)[np.ix_(shown, shown)], expected, atol=1e-4
+    )
 
 
 def test_where_float32_cannot_invert_the_matrix_it_is_regularised_more() -> None:
@@ -122,6 +134,12 @@ def test_a_tower_that_has_learnt_little_is_helped_and_served_so(
     assert (helped.config.linear_weight or 0) > 0
     assert helped.validation["ndcg@10"] > alone.validation["ndcg@10"]
     assert alone.linear is None
+    unseen = groups(200, seed=1)
+    others = Cases(
+        [h.before(4) for h in unseen], [h.numbers[4:5] - 1 for h in unseen], [int(h.times[4]) for h in unseen]
+    )
+    ours, theirs = (ndcg(next_item_ranks(r.scorer(), others, N_ITEMS), 10) for r in (helped, alone))
+    assert ours > theirs + 0.05, "of users that the weight was not chosen on, too"
 
     work = export_two_tower.main(helped, tmp_path / "out", neighbours=4)
     assert trained_config(work).linear_weight == helped.config.linear_weight
@@ -136,7 +154,7 @@ def test_a_tower_that_has_learnt_little_is_helped_and_served_so(
     asked = [h.before(4) for h in groups(7)]
     now = [int(h.times[-1]) + 60_000 for h in asked]
     encoded = export_two_tower.golden_inputs(asked, export_two_tower.LENGTH, None)
-    served = tower.vectors(**encoded)[1:] @ vectors.indexed().T  # the first has no history
+    served = tower.vectors(**encoded)[1:] @ vectors.indexed.T  # the first has no history
     np.testing.assert_allclose(served, helped.scorer()(asked, now), atol=1e-3)
 
 

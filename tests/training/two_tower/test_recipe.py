@@ -54,7 +54,7 @@ def test_the_limits_are_where_they_are_said_to_be() -> None:
 
 
 def test_a_linear_part_up_to_a_size() -> None:
-    ranks = [configured(DataSize(n, 1, 1)).linear_rank for n in (0, 10_000, 10_001, 20_000, 20_001)]
+    ranks = [configured(DataSize(n, 1, 1)).linear_rank for n in (0, 10_000, 10_001, 50_000, 50_001)]
     assert ranks == [128, 128, 64, 64, 0]
 
 

@@ -175,7 +175,7 @@ SHARDED = {"loss": LossName.MIXED, "negatives": 16, "shard_items": True, "ema": 
 @pytest.mark.parametrize(
     ("launch", "changes"),
     [
-        pytest.param(torchrun, SHARDED, id="torchrun, sharded table"),
+        pytest.param(torchrun, {**SHARDED, "linear_rank": 8}, id="torchrun, sharded table, linear part"),
         pytest.param(
             torch_distributor, {}, marks=[pytest.mark.spark, pytest.mark.slow], id="TorchDistributor"
         ),
@@ -194,6 +194,7 @@ def test_two_processes_have_the_losses_of_one(
     two = main(run)  # finished: read from the checkpoint
     assert [e.loss for e in two.epochs] == pytest.approx([e.loss for e in one.epochs], rel=1e-4)
     assert two.validation == pytest.approx(one.validation, rel=0.02)
+    assert two.config.linear_weight == one.config.linear_weight
     for a, b in zip(weights(one).values(), weights(two).values(), strict=True):
         assert torch.allclose(a, b, atol=2e-3)
 
