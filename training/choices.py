@@ -64,6 +64,14 @@ class Protocol(StrEnum):
     KUAIRAND = "kuairand"  # published: next long view from 2022-05-04 on, likewise
 
 
+class Order(StrEnum):
+    """Whether the order of a user's events means something, in two files of training and test."""
+
+    AUTO = "auto"  # it does where the test's events come later
+    KEPT = "kept"
+    NONE = "none"
+
+
 class RankProtocol(StrEnum):
     """How `recsys evaluate rank` splits the data."""
 
@@ -86,3 +94,4 @@ class Augmentation(StrEnum):
     MASK = "mask"  # remove some events
     REORDER = "reorder"  # shuffle a short stretch
     SUBSTITUTE = "substitute"  # replace some items by a neighbour
+    SHUFFLE = "shuffle"  # all events in random order: what goes together counts, not what follows what

@@ -5,11 +5,12 @@
   gSASRec, FuXi-α).
 * `temporal`: everything before one moment is training, each new item after it a case, asked with all that the user did
   before. As in serving, the history advances and the model does not.
-* `given`: one log is training, another has the items that each user is asked for, together in one case.
+* `given`: one log is training, another has the items that each user is asked for, together in one case. Where these
+  were drawn at random from a user's events, the order of the events means nothing, and training gets none.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,17 @@ from numpy.typing import NDArray
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item
 from recsys.models.encoding import TYPE_NUMBERS
+from training.choices import Order
 from training.evaluation.sources import Log, in_one_catalogue
 from training.two_tower.repeats import BeforeLast
 from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import BeforeTime, Cut, History
 
 SHORTEST = 2  # different items of a user who is tested: one to train on, one to ask for
+_NO_ORDER = (
+    "the order of events is not used: the test's have no times, or are not later than the training's;"
+    " if it means something, give --order kept"
+)
 HELD_OUT = 0.1  # share of the newest events that is the test, of those before it the validation
 
 
@@ -40,6 +46,7 @@ class Split:
     users: Path | None = None  # their static attributes
     left_out: Mapping[str, int] = field(default_factory=dict)  # figures: how much is not tested
     notes: Sequence[str] = ()  # what a reader of the figures must know
+    ordered: bool = True  # or else the order of a history means nothing
 
 
 def leave_one_out(log: Log) -> Split:
@@ -102,11 +109,11 @@ def temporal_shares(log: Log, validation: float = HELD_OUT, test: float = HELD_O
     return temporal(log, int(begins[0]), int(begins[1]))
 
 
-def given(train: Log, test: Log, users: Path | None = None) -> Split:
+def given(train: Log, test: Log, users: Path | None = None, order: Order = Order.AUTO) -> Split:
     """Train on one log; ask each user of the other for all its items that the user does not have in the first.
 
     Items of `test` alone are in the catalogue, and users of `test` alone are asked with an empty history. Settings are
-    chosen on `train`: its newest events, or without times each user's last new item.
+    chosen on `train`: its newest events, without times each user's last new item, without an order any of them.
 
     Args:
         users: static attributes of the users of both (`users_of_both`).
@@ -115,6 +122,10 @@ def given(train: Log, test: Log, users: Path | None = None) -> Split:
         InvalidData: nobody is asked for anything.
     """
     train, test = in_one_catalogue(train, test)
+    ordered = order is Order.KEPT or (order is Order.AUTO and _later(train, test))
+    notes = _backwards(train, test) if ordered else [_NO_ORDER]
+    if not ordered:
+        train = replace(train, histories=_shuffled(train.histories))
     known = {h.user_id: h for h in train.histories}
     pairs = [(known.get(own.user_id, own.before(0)), own) for own in test.histories]
     new = [np.setdiff1d(own.numbers, before.numbers) - 1 for before, own in pairs]
@@ -133,7 +144,7 @@ def given(train: Log, test: Log, users: Path | None = None) -> Split:
         Cases(
             [before for (before, _), _ in asked],
             [rows for _, rows in asked],
-            [int(own.times[0]) for (_, own), _ in asked],
+            [int(own.times[0]) if ordered else 0 for (_, own), _ in asked],
         ),
         begins,
         users,
@@ -142,15 +153,38 @@ def given(train: Log, test: Log, users: Path | None = None) -> Split:
             "left_out_events": sum(len(own.numbers) for _, own in pairs) - sum(map(len, new)),
             "unknown_item_events": train.unknown + test.unknown,
         },
-        _backwards(pairs),
+        notes,
+        ordered,
     )
 
 
-def _backwards(pairs: Sequence[tuple[History, History]]) -> list[str]:
+def _later(train: Log, test: Log) -> bool:
+    """Whether most of the users of both have all their test events after those of the training; not without times."""
+    both = len({h.user_id for h in train.histories} & {h.user_id for h in test.histories})
+    return train.has_times and test.has_times and 2 * _older(train, test) <= both
+
+
+def _older(train: Log, test: Log) -> int:
+    """Users with a test event that is older than their newest training event."""
+    newest = {h.user_id: int(h.times.max()) for h in train.histories}
+    return sum(0 < int(own.times[0]) < newest.get(own.user_id, 0) for own in test.histories)
+
+
+def _backwards(train: Log, test: Log) -> list[str]:
     """A note if tests are older than what is trained on."""
-    users = sum(0 < int(own.times[0]) < before.times.max(initial=0) for before, own in pairs)
+    users = _older(train, test)
     note = f"{users} users have a test event that is older than their newest training event"
     return [note] if users else []
+
+
+def _shuffled(histories: Sequence[History]) -> list[History]:
+    """Each in random order, without times."""
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(len(h.numbers)) for h in histories]
+    return [
+        History(h.user_id, h.numbers[order], h.types[order], np.zeros_like(h.times))
+        for h, order in zip(histories, orders, strict=True)
+    ]
 
 
 def _cut_all(histories: Sequence[History], cut: Cut) -> list[History]:

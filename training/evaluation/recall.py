@@ -22,7 +22,7 @@ from recsys.contracts.types import EventType
 from recsys.items.item_table import items_table
 from recsys.lake.lake import write_parquet
 from recsys.result import Goal, Result
-from training.choices import Protocol
+from training.choices import Order, Protocol
 from training.config import Config
 from training.evaluation.baselines import tuned
 from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
@@ -48,6 +48,7 @@ class RecallEvaluation(Config):
     data: Path | None = Field(None, description="A data set, a lake, or a file of sequences; not of `given`.")
     train: Path | None = Field(None, description="Of `given`: likewise, what is trained on.")
     test: Path | None = Field(None, description="Of `given`: likewise, the items that are asked for.")
+    order: Order = Field(Order.AUTO, description="Of `given`: whether the order of events means something.")
     train_until: datetime | None = Field(
         None, description="Of `temporal`: when validation begins, UTC if it names no zone; empty: by shares."
     )
@@ -227,7 +228,8 @@ def read_split(config: RecallEvaluation) -> Split:
             raise InvalidConfig("the protocol given reads two sources; add --train and --test")
         train = read_log(config.train, config.folder / "train")
         test = read_log(config.test, config.folder / "test")
-        return given(train, test, users_of_both(train, test, config.folder / "users.parquet"))
+        users = users_of_both(train, test, config.folder / "users.parquet")
+        return given(train, test, users, config.order)
     if config.data is None:
         raise InvalidConfig(f"the protocol {config.protocol} splits one source; add --data")
     if config.protocol is Protocol.ML_1M:

@@ -12,6 +12,7 @@ from training.two_tower.config import Validation
 from training.two_tower.recipe import ENOUGH_CASES, EPOCHS, DataSize
 from training.two_tower.recipe import recipe as by_size
 
+LONGEST = 1_000  # events of a user, where the newest mean no more than others
 FEW_CASES = 200  # below which differences may be chance
 
 
@@ -59,4 +60,6 @@ def recipe(split: Split) -> Recipe:
         training |= {"validation": Validation.NONE, "epochs": EPOCHS}
     else:
         training["validation"] = Validation.TIME if split.validation_from_ms else Validation.LAST_ITEM
+    if not split.ordered:
+        training |= {"augmentation": Augmentation.SHUFFLE, "max_length": LONGEST}
     return Recipe(TwoTowerShape(), training)

@@ -48,11 +48,10 @@ def update_two_tower(
         InvalidConfig: yesterday's two-tower had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    weight = config.linear_weight
-    if config.linear_rank and weight is None:
-        weight = trained_config(work).linear_weight
+    before = trained_config(work) if config.linear_rank and config.linear_weight is None else config
     changes = {
-        "linear_weight": weight,
+        "linear_weight": before.linear_weight,
+        "linear_regularisation": before.linear_regularisation,
         "start": work,
         "newer_than_ms": read_warm_start(work).trained_until_ms,
     }

@@ -17,7 +17,7 @@ Augmenter = Callable[[History, np.random.Generator], History]
 def augmenter(
     kind: Augmentation, rate: float = 0.2, share: float = 0.5, neighbours: NDArray[np.int32] | None = None
 ) -> Augmenter | None:
-    """A function that changes about `rate` of the events of `share` of the histories.
+    """A function that changes about `rate` of the events of `share` of the histories; `SHUFFLE` all of all.
 
     Args:
         neighbours: (n_items, m) item rows, -1 for none; needed by `SUBSTITUTE`.
@@ -27,6 +27,9 @@ def augmenter(
 
     def augment(history: History, rng: np.random.Generator) -> History:
         n = len(history.numbers)
+        if kind is Augmentation.SHUFFLE:
+            order = rng.permutation(n)
+            return history._replace(numbers=history.numbers[order], types=history.types[order])
         if n < 4 or rng.random() >= share:
             return history
         if kind is Augmentation.CROP:

@@ -59,7 +59,12 @@ class TwoTowerConfig(Config):
     linear_items: int = Field(
         20_000, ge=1, description="The most popular items, which alone have a linear part."
     )
-    linear_regularisation: float = Field(200.0, gt=0, le=1e9, description="λ of the linear part, EASE.")
+    linear_regularisation: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="λ of the linear part, EASE; empty: chosen with the weight up to 10,000 items, else 200.",
+    )
     linear_weight: float | None = Field(
         None,
         ge=0,

@@ -7,7 +7,7 @@ number of epochs; 0 is among the choices, and then there is no linear part.
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from training.two_tower.retrieval import Cases, Scorer, scored, target_ranks
 from training.two_tower.sequences import History
 
 METRICS = ("hr@10", "ndcg@10")  # of the held-out events
-WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
+WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+REGULARISATIONS, FEW_ITEMS = (200.0, 50.0, 500.0), 10_000  # of more items, the first alone
 _MORE, _PASSES = 16, 4  # columns and passes of the randomised decomposition: values agree to a thousandth
 
 
@@ -49,18 +50,29 @@ class Weighed(NamedTuple):
 
 
 def with_weight(config: TwoTowerConfig, data: TrainingData, tower: Scorer, held_out: Cases) -> Weighed:
-    """With the weight that is best for `tower`, unless the configuration has one."""
+    """With the λ and the weight that are best for `tower`, unless the configuration has them."""
     weights = WEIGHTS if config.linear_weight is None else (config.linear_weight,)
     if not has_linear_part(config.replace(linear_weight=max(weights)), data):
         return Weighed(config, None, {})
-    linear = _fitted(config, data)
-    scorer = linear_scorer(linear, config.max_length)
-    chosen = choose_weight(tower, scorer, held_out, len(data.items), weights)
-    return Weighed(
-        config.replace(linear_weight=chosen.weight),
-        linear.weighed(chosen.weight) if chosen.weight else None,
-        dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True)),
-    )
+    found: Weighed | None = None
+    for regularisation in _regularisations(config, data):
+        tried = config.replace(linear_regularisation=regularisation)
+        linear = _fitted(tried, data)
+        scorer = linear_scorer(linear, config.max_length)
+        chosen = choose_weight(tower, scorer, held_out, len(data.items), weights)
+        if found is None or chosen.ndcg10 > found.metrics[METRICS[1]]:
+            found = Weighed(
+                tried.replace(linear_weight=chosen.weight),
+                linear.weighed(chosen.weight) if chosen.weight else None,
+                dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True)),
+            )
+    return cast("Weighed", found)
+
+
+def _regularisations(config: TwoTowerConfig, data: TrainingData) -> Sequence[float]:
+    if config.linear_regularisation is not None:
+        return (config.linear_regularisation,)
+    return REGULARISATIONS if len(data.items) <= FEW_ITEMS else REGULARISATIONS[:1]
 
 
 def _fitted(config: TwoTowerConfig, data: TrainingData) -> LinearPart:
@@ -69,7 +81,7 @@ def _fitted(config: TwoTowerConfig, data: TrainingData) -> LinearPart:
         histories,
         len(data.items),
         config.linear_rank,
-        config.linear_regularisation,
+        config.linear_regularisation or REGULARISATIONS[0],
         config.seed,
         config.linear_items,
     )

@@ -14,6 +14,7 @@ from training.choices import (
     FEDERATED_ROUNDS,
     NEWEST_EXAMPLES,
     Augmentation,
+    Order,
     PrivateModel,
     Protocol,
     RankProtocol,
@@ -35,6 +36,12 @@ def recall(
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Of given: likewise, what is trained on.")] = None,
     test: Annotated[Path | None, typer.Option(help="Of given: likewise, the items to ask for.")] = None,
+    order: Annotated[
+        Order,
+        typer.Option(
+            help="Of given: whether the order of events means something; auto: if the test's come later."
+        ),
+    ] = Order.AUTO,
     train_until: Annotated[
         str | None, typer.Option(help="Of temporal: when validation begins (ISO 8601, else UTC).")
     ] = None,
@@ -72,7 +79,7 @@ def recall(
     refuse(
         ctx,
         protocol is not Protocol.GIVEN,
-        ["train", "test"],
+        ["train", "test", "order"],
         f"{protocol} splits --data; add --protocol given",
     )
     times = ("train_until", "validate_until")
@@ -91,6 +98,7 @@ def recall(
             "data": data,
             "train": train,
             "test": test,
+            "order": order,
             "train_until": train_until,
             "validate_until": validate_until,
             "work": Settings().home / "evaluate" / "recall",

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from recsys.contracts.errors import InvalidData
 from recsys.contracts.types import EventType, Item
 from tests.training.evaluation.histories import CLICK, PURCHASE, history, timeless
+from training.choices import Augmentation, Order
 from training.evaluation.protocols import Split, given, leave_one_out, temporal, temporal_shares
+from training.evaluation.recipes import recipe
 from training.evaluation.sources import Log
 from training.two_tower.retrieval import Cases
 from training.two_tower.sequences import History
@@ -105,7 +107,7 @@ def test_given_asks_for_all_new_items_of_a_user_at_once() -> None:
 
 def test_given_leaves_out_users_with_nothing_new_and_tells_of_old_tests() -> None:
     train = log(history("u", 1, 2, 3), history("v", 1, 5))
-    split = given(train, log(history("u", 1), history("v", 6)))
+    split = given(train, log(history("u", 1), history("v", 6)), order=Order.KEPT)
     assert asked(split.test) == [([1, 5], [5])]
     assert split.left_out["left_out_users"] == 1
     assert split.notes == ["2 users have a test event that is older than their newest training event"]
@@ -114,7 +116,7 @@ def test_given_leaves_out_users_with_nothing_new_and_tells_of_old_tests() -> Non
 
 
 def test_given_without_times_validates_on_last_items() -> None:
-    split = given(log(timeless("u", 1, 2, 3), timeless("one", 4)), log(timeless("u", 4)))
+    split = given(log(timeless("u", 1, 2, 3), timeless("one", 4)), log(timeless("u", 4)), order=Order.KEPT)
     assert asked(split.validation) == [([1, 2], [2])]
     assert [h.numbers.tolist() for h in split.train] == [[1, 2], [4]]
     assert not split.validation_from_ms
@@ -122,6 +124,44 @@ def test_given_without_times_validates_on_last_items() -> None:
     split = given(log(at_once), log(history("u", 4)))
     assert asked(split.validation) == [([1, 2], [2])]
     assert not split.validation_from_ms
+
+
+MANY = [history(f"u{n}", *range(1, 9)) for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ([timeless("u", *range(1, 9))], [timeless("u", 9)]),
+        (MANY, [history(f"u{n}", 9) for n in range(20)]),
+        (MANY, [history(f"u{n}", 9, start_ms=1 if n < 11 else 10**9) for n in range(20)]),
+    ],
+    ids=["no times", "earlier", "most are earlier"],
+)
+def test_given_has_no_order_where_the_test_is_not_later(train: list[History], test: list[History]) -> None:
+    split = given(log(*train), log(*test))
+    assert not split.ordered
+    assert [note for note in split.notes if "--order kept" in note] == list(split.notes)
+    assert [sorted(h.numbers) for h in split.refit] == [sorted(h.numbers) for h in train]
+    assert any(
+        h.numbers.tolist() != before.numbers.tolist() for h, before in zip(split.refit, train, strict=True)
+    )
+    assert not any(h.times.any() for h in split.refit)
+    assert not any(split.test.now_ms)
+    assert len(split.validation) == len(train), "any of the items, since they are in random order"
+    again = given(log(*train), log(*test))
+    assert [h.numbers.tolist() for h in again.refit] == [h.numbers.tolist() for h in split.refit]
+    assert recipe(split).training["augmentation"] is Augmentation.SHUFFLE
+
+
+def test_given_keeps_the_order_where_most_tests_are_later_and_where_it_is_told_to() -> None:
+    later = [history(f"u{n}", 9, start_ms=1 if n < 10 else 10**9) for n in range(20)]
+    for order, test in ((Order.AUTO, later), (Order.KEPT, [history("u0", 9)])):
+        split = given(log(*MANY), log(*test), order=order)
+        assert split.ordered
+        assert list(split.refit) == MANY
+        assert "augmentation" not in recipe(split).training
+    assert not given(log(*MANY), log(*later), order=Order.NONE).ordered
 
 
 moments = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 99)), min_size=1, max_size=12)

@@ -276,14 +276,14 @@ def test_a_night_has_the_linear_part_of_its_log_and_the_weight_of_before(
 ) -> None:
     work, config = tmp_path / "two_tower", towers.replace(linear_rank=4)
     summary = json.loads((work / "summary.json").read_text())
-    summary["config"] |= {"linear_rank": 4, "linear_weight": 7.0}
+    summary["config"] |= {"linear_rank": 4, "linear_weight": 7.0, "linear_regularisation": 30.0}
     (work / "summary.json").write_text(json.dumps(summary))
     update_two_tower(config, work)
     items = ItemVectors.of(load_file(work / "item_vectors.safetensors"))
     assert items.linear is not None
     assert trained_config(work).linear_weight == 7.0
     log = list(SequenceFiles(config.sequences, read_items(config.items)).read())
-    fitted = fit_linear(log, len(items), 4, config.linear_regularisation, config.seed)
+    fitted = fit_linear(log, len(items), 4, 30.0, config.seed)
     np.testing.assert_allclose(items.linear.history, fitted.weighed(7.0).history, rtol=1e-4, atol=1e-4)
 
 

@@ -20,7 +20,7 @@ from training.two_tower import export as export_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.ease import item_weights
-from training.two_tower.linear import choose_weight, fit_linear, linear_scorer
+from training.two_tower.linear import REGULARISATIONS, choose_weight, fit_linear, linear_scorer
 from training.two_tower.retrieval import Cases, Scorer, next_item_ranks
 from training.two_tower.sequences import History, write_sequences
 from training.two_tower.train import main
@@ -156,6 +156,22 @@ def test_a_tower_that_has_learnt_little_is_helped_and_served_so(
     encoded = export_two_tower.golden_inputs(asked, export_two_tower.LENGTH, None)
     served = tower.vectors(**encoded)[1:] @ vectors.indexed.T  # the first has no history
     np.testing.assert_allclose(served, helped.scorer()(asked, now), atol=1e-3)
+
+
+def test_the_regularisation_is_chosen_of_few_items(
+    config: TwoTowerConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = {
+        value: main(config.replace(linear_regularisation=value, work=tmp_path / str(value)))
+        for value in REGULARISATIONS
+    }
+    best = max(tried.values(), key=lambda result: result.validation["ndcg@10"])
+    chosen = main(config.replace(linear_regularisation=None, work=tmp_path / "chosen"))
+    assert chosen.validation == best.validation
+    assert chosen.config.linear_regularisation == best.config.linear_regularisation
+    monkeypatch.setattr("training.two_tower.linear.FEW_ITEMS", N_ITEMS - 1)
+    first = main(config.replace(linear_regularisation=None, work=tmp_path / "first"))
+    assert first.config.linear_regularisation == REGULARISATIONS[0]
 
 
 def test_a_weight_of_ones_own_is_taken_and_none_without_held_out_events(
