@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import SecretStr
 
 from recsys.bundle import Bundle
@@ -59,7 +58,7 @@ class IndexPlace:
         rows = np.arange(len(vectors), dtype=np.int32)
         if self.milvus_uri:
             # a rebuild would load the whole catalogue into this process: the delta stays until the next bundle
-            return LiveIndex(Base(self._milvus(bundle, vectors), rows, vectors), rebuild_at=None)
+            return LiveIndex(Base(self._milvus(bundle, items), rows, vectors), rebuild_at=None)
         if self.shards > 1 or self.exact:
             config = IndexConfig(Kind.FLAT) if self.exact else chosen_for(items)
             config = replace(config, shards=self.shards)
@@ -73,14 +72,15 @@ class IndexPlace:
             )
         return LiveIndex(Base(index, rows, vectors), None if items.linear is None else chosen_for(items))
 
-    def _milvus(self, bundle: Bundle, vectors: NDArray[np.float32]) -> BaseIndex:
+    def _milvus(self, bundle: Bundle, items: ItemVectors) -> BaseIndex:
         """The collection named after the bundle. The first process fills it; filling it twice is harmless."""
         from recsys.recall.milvus import MilvusIndex  # most processes never need Milvus
 
         name = "items_" + re.sub(r"\W", "_", bundle.manifest.version, flags=re.ASCII)
+        vectors, kind = items.indexed, "AUTOINDEX" if items.linear is None else "FLAT"
         uri, dimension, token = self.milvus_uri, vectors.shape[1], self.milvus_token.get_secret_value()
         hide(token)
-        filler = MilvusIndex(uri, dimension, name, token)
+        filler = MilvusIndex(uri, dimension, name, token, kind)
         if len(filler) != len(vectors):
             filler.upsert(np.arange(len(vectors), dtype=np.int32), vectors)
         filler.close()

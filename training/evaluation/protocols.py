@@ -26,10 +26,6 @@ from training.two_tower.retrieval import Cases, cases_after
 from training.two_tower.sequences import BeforeTime, Cut, History
 
 SHORTEST = 2  # different items of a user who is tested: one to train on, one to ask for
-_NO_ORDER = (
-    "the order of events is not used: the test's have no times, or are not later than the training's;"
-    " if it means something, give --order kept"
-)
 HELD_OUT = 0.1  # share of the newest events that is the test, of those before it the validation
 
 
@@ -122,9 +118,11 @@ def given(train: Log, test: Log, users: Path | None = None, order: Order = Order
         InvalidData: nobody is asked for anything.
     """
     train, test = in_one_catalogue(train, test)
-    ordered = order is Order.KEPT or (order is Order.AUTO and _later(train, test))
-    notes = _backwards(train, test) if ordered else [_NO_ORDER]
-    if not ordered:
+    no_order = _no_order(train, test) if order is Order.AUTO else "as asked" * (order is Order.NONE)
+    ordered = not no_order
+    notes = _backwards(train, test)
+    if no_order:
+        notes = [f"the order of events is not used ({no_order}); --order kept uses it"]
         train = replace(train, histories=_shuffled(train.histories))
     known = {h.user_id: h for h in train.histories}
     pairs = [(known.get(own.user_id, own.before(0)), own) for own in test.histories]
@@ -158,10 +156,16 @@ def given(train: Log, test: Log, users: Path | None = None, order: Order = Order
     )
 
 
-def _later(train: Log, test: Log) -> bool:
-    """Whether most of the users of both have all their test events after those of the training; not without times."""
+def _no_order(train: Log, test: Log) -> str:
+    """Why the order of events means nothing: the test does not come later; empty if it does."""
+    for name, log in (("training", train), ("test", test)):
+        if not log.has_times:
+            return f"there are events of the {name} without a time"
     both = len({h.user_id for h in train.histories} & {h.user_id for h in test.histories})
-    return train.has_times and test.has_times and 2 * _older(train, test) <= both
+    older = _older(train, test)
+    return f"{older} of {both} users have a test event before their newest training event" * (
+        2 * older > both
+    )
 
 
 def _older(train: Log, test: Log) -> int:

@@ -68,7 +68,7 @@ class RecallEvaluation(Config):
     def folder(self) -> Path:
         """Evaluations of other data or times have another one."""
         sources = [path.resolve() for path in (self.data, self.train, self.test) if path]
-        key = json.dumps([*map(str, sources), str(self.train_until), str(self.validate_until)])
+        key = json.dumps([*map(str, sources), str(self.train_until), str(self.validate_until), self.order])
         names = [
             str(self.protocol),
             *(path.name for path in sources),

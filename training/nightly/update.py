@@ -48,10 +48,13 @@ def update_two_tower(
         InvalidConfig: yesterday's two-tower had another shape.
         InvalidData: there is none, or the data are unusable.
     """
-    before = trained_config(work) if config.linear_rank and config.linear_weight is None else config
+    before = trained_config(work) if config.linear_rank else config
     changes = {
-        "linear_weight": before.linear_weight,
-        "linear_regularisation": before.linear_regularisation,
+        **{
+            name: value
+            for name in ("linear_weight", "linear_regularisation")  # as the full training chose them
+            if getattr(config, name) is None and (value := getattr(before, name)) is not None
+        },
         "start": work,
         "newer_than_ms": read_warm_start(work).trained_until_ms,
     }

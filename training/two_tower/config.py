@@ -57,7 +57,7 @@ class TwoTowerConfig(Config):
         description="Values of the linear part's vectors, which are added to the model's; 0: no linear part.",
     )
     linear_items: int = Field(
-        20_000, ge=1, description="The most popular items, which alone have a linear part."
+        20_000, ge=1, le=30_000, description="The most popular items, which alone have a linear part."
     )
     linear_regularisation: float | None = Field(
         None,

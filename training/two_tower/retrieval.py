@@ -18,6 +18,7 @@ Scorer = Callable[[Sequence[History], Sequence[int]], NDArray[np.float32]]
 
 
 _CASES_AT_A_TIME = 128
+_PAIRS_AT_A_TIME = 128 * 200**2  # of positions that attend to each other: 20 MiB of float32 per head
 _SCORES_AT_A_TIME = 2**24  # 64 MiB of float32; argpartition takes twice as much for its indices
 
 
@@ -62,8 +63,15 @@ def two_tower_scorer(model: TwoTower, max_length: int, profiles: Profiles | None
 
     @torch.inference_mode()
     def scores(histories: Sequence[History], now_ms: Sequence[int]) -> NDArray[np.float32]:
-        table = ItemTable(model.items)
         longest = max(1, *(min(len(h.numbers), max_length) for h in histories))
+        table, at_a_time = ItemTable(model.items), max(_PAIRS_AT_A_TIME // longest**2, 1)
+        starts = range(0, len(histories), at_a_time)
+        parts = [slice(start, start + at_a_time) for start in starts]
+        return np.concatenate([some(histories[part], now_ms[part], longest, table) for part in parts])
+
+    def some(
+        histories: Sequence[History], now_ms: Sequence[int], longest: int, table: ItemTable
+    ) -> NDArray[np.float32]:
         encoded = [
             encode_arrays(h.numbers, h.types, h.times, now, longest)
             for h, now in zip(histories, now_ms, strict=True)

@@ -24,6 +24,7 @@ from recsys.metrics import hit_rate, ndcg
 from recsys.models.two_tower import ItemTable, TwoTower, id_scale
 from recsys.recall.item_vectors import LinearPart
 from training.checkpoint import TrainingState
+from training.choices import Augmentation
 from training.optim import warmup_cosine
 from training.seeding import seed_everything, seed_step
 from training.two_tower.augment import augmenter
@@ -64,13 +65,19 @@ def main(
 
     Raises:
         InvalidData: sequences, item table or `config.start` are missing or unusable.
-        InvalidConfig: a checkpoint in `config.work` or `config.start` is of another configuration, or sharded items
-            do not go with the loss or the warm start.
+        InvalidConfig: a checkpoint in `config.work` or `config.start` is of another configuration, sharded items do
+            not go with the loss or the warm start, or shuffled histories with what goes by their times.
     """
     if config.shard_items and config.loss is LossName.FULL:
         raise InvalidConfig("shard_items: the full softmax needs every item's vector; choose a sampled loss")
     if config.shard_items and config.start is not None:
         raise InvalidConfig("start: a sharded item table cannot be warm-started; leave `shard_items`")
+    narrowed = config.wanted or config.half_life_days or config.newer_than_ms
+    if config.augmentation is Augmentation.SHUFFLE and narrowed:
+        raise InvalidConfig(
+            "augmentation: a shuffled history has no times, which `wanted`, `half_life_days` and nights go by;"
+            " choose another augmentation"
+        )
     if config.threads:
         torch.set_num_threads(config.threads)
     with processes():

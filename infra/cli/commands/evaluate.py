@@ -39,7 +39,8 @@ def recall(
     order: Annotated[
         Order,
         typer.Option(
-            help="Of given: whether the order of events means something; auto: if the test's come later."
+            help="Of given: whether the order of events means something; auto: where the test's have times, and are"
+            " later for most users."
         ),
     ] = Order.AUTO,
     train_until: Annotated[

@@ -26,6 +26,7 @@ CONFLICTS = [
     ("features diff before.json --bundle", "saved", "leave one of them"),
     ("evaluate recall --protocol given --data d", "--data", "given reads --train and --test"),
     ("evaluate recall --protocol temporal --data d --train a", "--train", "add --protocol given"),
+    ("evaluate recall --protocol temporal --data d --order kept", "--order", "add --protocol given"),
     (
         "evaluate recall --protocol leave-one-out --data d --train a --test b",
         "--train, --test",

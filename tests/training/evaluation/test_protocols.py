@@ -130,18 +130,23 @@ MANY = [history(f"u{n}", *range(1, 9)) for n in range(20)]
 
 
 @pytest.mark.parametrize(
-    ("train", "test"),
+    ("train", "test", "reason"),
     [
-        ([timeless("u", *range(1, 9))], [timeless("u", 9)]),
-        (MANY, [history(f"u{n}", 9) for n in range(20)]),
-        (MANY, [history(f"u{n}", 9, start_ms=1 if n < 11 else 10**9) for n in range(20)]),
+        ([timeless("u", *range(1, 9))], [timeless("u", 9)], "events of the training without a time"),
+        (MANY, [*(history(f"u{n}", 9) for n in range(19)), timeless("u19", 9)], "events of the test without"),
+        (MANY, [history(f"u{n}", 9) for n in range(20)], "20 of 20 users"),
+        (MANY, [history(f"u{n}", 9, start_ms=1 if n < 11 else 10**9) for n in range(20)], "11 of 20 users"),
     ],
-    ids=["no times", "earlier", "most are earlier"],
+    ids=["no times", "one without a time", "earlier", "most are earlier"],
 )
-def test_given_has_no_order_where_the_test_is_not_later(train: list[History], test: list[History]) -> None:
+def test_given_has_no_order_where_the_test_is_not_later(
+    train: list[History], test: list[History], reason: str
+) -> None:
     split = given(log(*train), log(*test))
     assert not split.ordered
-    assert [note for note in split.notes if "--order kept" in note] == list(split.notes)
+    (note,) = split.notes
+    assert reason in note
+    assert "--order kept" in note
     assert [sorted(h.numbers) for h in split.refit] == [sorted(h.numbers) for h in train]
     assert any(
         h.numbers.tolist() != before.numbers.tolist() for h, before in zip(split.refit, train, strict=True)
@@ -149,6 +154,12 @@ def test_given_has_no_order_where_the_test_is_not_later(train: list[History], te
     assert not any(h.times.any() for h in split.refit)
     assert not any(split.test.now_ms)
     assert len(split.validation) == len(train), "any of the items, since they are in random order"
+    for before, (held_out,) in zip(split.validation.histories, split.validation.targets, strict=True):
+        assert held_out + 1 not in before.numbers
+    trained = {h.user_id: set(h.numbers.tolist()) for h in split.train}
+    assert all(trained[h.user_id] == set(h.numbers.tolist()) for h in split.validation.histories), (
+        "the validation is not trained on"
+    )
     again = given(log(*train), log(*test))
     assert [h.numbers.tolist() for h in again.refit] == [h.numbers.tolist() for h in split.refit]
     assert recipe(split).training["augmentation"] is Augmentation.SHUFFLE
@@ -161,7 +172,9 @@ def test_given_keeps_the_order_where_most_tests_are_later_and_where_it_is_told_t
         assert split.ordered
         assert list(split.refit) == MANY
         assert "augmentation" not in recipe(split).training
-    assert not given(log(*MANY), log(*later), order=Order.NONE).ordered
+    asked_for = given(log(*MANY), log(*later), order=Order.NONE)
+    assert not asked_for.ordered
+    assert asked_for.notes == ["the order of events is not used (as asked); --order kept uses it"]
 
 
 moments = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 99)), min_size=1, max_size=12)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.errors import InvalidConfig
 from tests.training.evaluation.histories import history
-from training.choices import Augmentation, Protocol
+from training.choices import Augmentation, Order, Protocol
 from training.evaluation.measure import Measured, lead, mean, measure, slice_cases
 from training.evaluation.recall import (
     RecallEvaluation,
@@ -127,6 +127,31 @@ def test_the_whole_evaluation(folder: Path) -> None:
     assert result.figures["cases"] == 59
     assert not result.met  # random sequences cannot be learnt, and the goals say so
     assert not list((folder / "work").rglob("*.safetensors")), "the next run would not train"
+
+
+def test_an_evaluation_of_a_random_split(tmp_path: Path) -> None:
+    """Each user has items of one of three groups of twelve, in any order; four of them are the test."""
+    rng, files = np.random.default_rng(0), {"train.txt": "", "test.txt": ""}
+    for user in range(90):
+        items = [f"i{12 * (user % 3) + n:02}" for n in rng.permutation(12)]
+        files["train.txt"] += f"u{user} {' '.join(items[:6])}\n"
+        files["test.txt"] += f"u{user} {' '.join(items[6:10])}\n"
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    config = RecallEvaluation(
+        protocol=Protocol.GIVEN,
+        train=tmp_path / "train.txt",
+        test=tmp_path / "test.txt",
+        work=tmp_path / "work",
+        quick=True,
+        threads=1,
+        training={"linear_rank": 8, "linear_weight": 100.0, "linear_regularisation": 10.0},
+    )
+    result = main(config)
+    assert result.figures["two_tower_recall10"] > 0.95
+    assert any("without a time" in note for note in result.notes)
+    kept = config.model_copy(update={"order": Order.KEPT})
+    assert kept.folder != config.folder, "they would share sequences and checkpoints"
 
 
 def test_a_killed_evaluation_continues_from_its_checkpoints(

@@ -282,9 +282,30 @@ def test_a_night_has_the_linear_part_of_its_log_and_the_weight_of_before(
     items = ItemVectors.of(load_file(work / "item_vectors.safetensors"))
     assert items.linear is not None
     assert trained_config(work).linear_weight == 7.0
+    assert trained_config(work).linear_regularisation == 30.0
     log = list(SequenceFiles(config.sequences, read_items(config.items)).read())
     fitted = fit_linear(log, len(items), 4, 30.0, config.seed)
     np.testing.assert_allclose(items.linear.history, fitted.weighed(7.0).history, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"linear_weight": 5.0}, (5.0, 30.0)),
+        ({"linear_regularisation": 90.0}, (7.0, 90.0)),
+    ],
+    ids=str,
+)
+def test_a_night_takes_what_is_set_and_else_what_was_chosen(
+    towers: TwoTowerConfig, tmp_path: Path, own: dict[str, float], expected: tuple[float, float]
+) -> None:
+    work = tmp_path / "two_tower"
+    summary = json.loads((work / "summary.json").read_text())
+    summary["config"] |= {"linear_rank": 4, "linear_weight": 7.0, "linear_regularisation": 30.0}
+    (work / "summary.json").write_text(json.dumps(summary))
+    update_two_tower(towers.replace(linear_rank=4, **own), work)
+    found = trained_config(work)
+    assert (found.linear_weight, found.linear_regularisation) == expected
 
 
 def test_a_two_tower_of_another_shape_is_refused(towers: TwoTowerConfig, tmp_path: Path) -> None:

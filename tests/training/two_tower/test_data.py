@@ -162,5 +162,9 @@ def test_augmentation_changes_some_and_keeps_the_rest(kind: Augmentation) -> Non
     assert (np.diff(after.times) >= 0).all()
     if kind in (Augmentation.REORDER, Augmentation.SHUFFLE):
         assert sorted(after.numbers) == sorted(before.numbers)
+    if kind is Augmentation.SHUFFLE:
+        typed = before._replace(types=before.numbers * 3)
+        shuffled = change(typed, np.random.default_rng(0))
+        assert shuffled.types.tolist() == (shuffled.numbers * 3).tolist(), "each event keeps its type"
     if kind is Augmentation.SUBSTITUTE:
         assert set(after.numbers[after.numbers != before.numbers].tolist()) <= {8, 9}

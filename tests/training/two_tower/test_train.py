@@ -30,6 +30,7 @@ from recsys.recall.ann import AnnIndex
 from recsys.recall.two_tower import TwoTowerSource, UserTower
 from recsys.spark_session import spark_session
 from training.checkpoint import TrainingState
+from training.choices import Augmentation
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
@@ -230,6 +231,16 @@ def _save_and_stop(save: Callable[..., None], at: int) -> Callable[..., None]:
 def test_a_sharded_table_needs_a_sampled_loss(config: TwoTowerConfig) -> None:
     with pytest.raises(InvalidConfig, match="choose a sampled loss"):
         main(config.model_copy(update={"shard_items": True}))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"wanted": EventType.PURCHASE}, {"half_life_days": 3.0}, {"newer_than_ms": 1}], ids=str
+)
+def test_shuffled_histories_have_no_times_to_go_by(
+    config: TwoTowerConfig, changes: dict[str, object]
+) -> None:
+    with pytest.raises(InvalidConfig, match="choose another augmentation"):
+        main(config.replace(augmentation=Augmentation.SHUFFLE, **changes))
 
 
 @pytest.mark.slow
