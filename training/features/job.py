@@ -43,10 +43,11 @@ from training.features.members import MergeColumns
 from training.features.negatives import Popularity
 from training.features.output_folder import OutputFolder, output_folder
 from training.features.read_log import (
+    LogContent,
     bucket,
     buckets_for,
-    count_events,
     joined,
+    read_content,
     read_events,
     read_merges,
     with_user_bucket,
@@ -70,8 +71,8 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     job = replace(job, snapshot=tables, forgotten={**job.forgotten, **tables.forgotten(spark)})
     lake_days = tables.days(spark)
     wanted = [d for d in lake_days if (job.first_day or d) <= d <= (job.last_day or d)]
-    counts = count_events(spark, job) if wanted else EventCounts()
-    rows = counts.of_days
+    content = read_content(spark, job) if wanted else LogContent(EventCounts(), {})
+    rows = content.counts.of_days
     if not any(rows.get(day) for day in wanted):
         raise InvalidData(
             f"{job.lake}: no events from {job.first_day or 'the start'} to {job.last_day or 'the end'}"
@@ -79,7 +80,7 @@ def build(spark: SparkSession, job: FeatureJob, progress: Callable[[str], None] 
     wanted = newest_days({day: rows[day] for day in wanted}, job.newest) if job.newest else wanted
     job = replace(job, buckets=job.buckets or buckets_for(sum(rows.values())))
     merged = read_merges(spark, job)
-    log = _Log(job, counts, merged, read_events(spark, job, Merges(merged)))
+    log = _Log(job, content, merged, read_events(spark, job, Merges(merged)))
     with output_folder(spark, f"{job.output}/examples") as examples:
         # a day that the lake no longer has: all its users were forgotten
         gone = {name for name in examples.marks() if name.removeprefix(DAY_PREFIX) not in lake_days}
@@ -114,9 +115,13 @@ class _Log:
     """What a run reads: all events of the lake, and what is known of them."""
 
     job: FeatureJob
-    counts: EventCounts
+    content: LogContent
     merged: Sequence[UserMerge]
     events: DataFrame
+
+    @property
+    def counts(self) -> EventCounts:
+        return self.content.counts
 
     @property
     def labelling(self) -> Labelling:
@@ -129,7 +134,7 @@ class _Log:
 
     @property
     def mark(self) -> str:
-        return log_mark(self.counts.of_days, self.merged, self.job.forgotten, self.is_judged)
+        return log_mark(self.content.of_days, self.merged, self.job.forgotten, self.is_judged)
 
     def judged(self, spark: SparkSession) -> tuple[Verdicts, Judgement]:
         """Reads the whole log."""
@@ -154,8 +159,9 @@ def _outdated(
     log: _Log, wanted: Sequence[str], examples: OutputFolder, judgement: Judgement
 ) -> dict[str, str]:
     """The days to build, in order, and their new marks."""
-    done, rows, suspects, labelling = examples.marks(), log.counts.of_days, judgement.suspects, log.labelling
-    marks = {day: day_mark(labelling, day, rows, log.merged, suspects.get(day, "")) for day in wanted}
+    done, suspects, labelling = examples.marks(), judgement.suspects, log.labelling
+    content = log.content.of_days
+    marks = {day: day_mark(labelling, day, content, log.merged, suspects.get(day, "")) for day in wanted}
     return {d: m for d, m in marks.items() if log.job.rebuild or done.get(f"{DAY_PREFIX}{d}") != m}
 
 

@@ -27,24 +27,28 @@ class Labelling:
 
 
 def day_mark(
-    labelling: Labelling, day: str, rows: Mapping[str, int], merged: Sequence[UserMerge], suspects: str = ""
+    labelling: Labelling,
+    day: str,
+    content: Mapping[str, str],
+    merged: Sequence[UserMerge],
+    suspects: str = "",
 ) -> str:
     """Of a day's examples.
 
-    It counts the rows that may label the day, because outcomes arrive late: a day is built early, and again when
-    more have arrived. It names the merges up to its end, since one may be forgotten, and another arrive; and the users
-    whose day is left out.
+    It names the rows that may label the day, because outcomes arrive late: a day is built early, and again when more
+    have arrived, or others in their place. It names the merges up to its end, since one may be forgotten, and another
+    arrive; and the users whose day is left out.
 
     Args:
-        rows: of the log, by day.
+        content: of the log, by day (`LogContent`).
         suspects: `digest` of these users; empty: there are none.
     """
     end_ms = start_of(day) + MS_PER_DAY
     named = {"merges": _merges(merged, end_ms), "suspects": suspects}
-    content = {
+    made_of = {
         "fingerprint": FEATURES.fingerprint,
         "layout": 2,  # of the files: `packing`
-        "built_of": {d: rows.get(d, 0) for d in label_days(day, labelling.attribution.window_ms)},
+        "built_of": {d: content.get(d, "") for d in label_days(day, labelling.attribution.window_ms)},
         "window_ms": labelling.attribution.window_ms,
         "only_named": sorted(labelling.only_named),
         "unshown": sorted(labelling.unshown),
@@ -52,21 +56,21 @@ def day_mark(
         "seed": labelling.seed,
         **{name: found for name, found in named.items() if found},
     }
-    return json.dumps(content, sort_keys=True)
+    return json.dumps(made_of, sort_keys=True)
 
 
 def log_mark(
-    rows: Mapping[str, int], merged: Sequence[UserMerge], forgotten: Mapping[str, int], trust: bool
+    content: Mapping[str, str], merged: Sequence[UserMerge], forgotten: Mapping[str, int], trust: bool
 ) -> str:
     """Of what the whole log decides: what is left out as manipulation, and the sequences."""
-    content = {
+    made_of = {
         "layout": 1,
-        "rows": dict(rows),
+        "rows": dict(content),
         "merges": _merges(merged),
         "forgotten": digest(forgotten.items()),
         "trust": asdict(RULES) if trust else None,
     }
-    return json.dumps(content, sort_keys=True)
+    return json.dumps(made_of, sort_keys=True)
 
 
 def label_days(day: str, window_ms: int) -> list[str]:

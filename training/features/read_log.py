@@ -1,5 +1,8 @@
 """What the Spark job reads of a lake: events with their buckets, their counts, merges, attributes."""
 
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
@@ -74,10 +77,29 @@ def joined(
     return rows.join(table.select(key, *table.columns[2:], *picked), key, "left")
 
 
-def count_events(spark: SparkSession, job: FeatureJob) -> EventCounts:
-    loose = sf.col("request_id").isNull().alias("loose")
-    rows = read_events(spark, job).groupBy(DAY, "type", loose).count().collect()
-    return EventCounts({(row[DAY], row["type"], row["loose"]): row["count"] for row in rows})
+@dataclass(frozen=True)
+class LogContent:
+    """`of_days`: of each day with events a text that is another one if any of its events is; their order does not
+    matter."""
+
+    counts: EventCounts
+    of_days: Mapping[str, str]
+
+
+def read_content(spark: SparkSession, job: FeatureJob) -> LogContent:
+    """One pass over the log."""
+    events, loose = read_events(spark, job), sf.col("request_id").isNull().alias("loose")
+    read = [name for name in events.columns if not name.endswith("_bucket")]
+    # 31 bits of each event, so that the sum of four billion fits
+    content = sf.sum(sf.pmod(sf.xxhash64(*read), sf.lit(2**31)))
+    found = (
+        events.groupBy(DAY, "type", loose).agg(sf.count("*").alias("n"), content.alias("content")).collect()
+    )
+    sums = Counter[str]()
+    for row in found:
+        sums[row[DAY]] += row["content"]
+    counts = EventCounts({(row[DAY], row["type"], row["loose"]): row["n"] for row in found})
+    return LogContent(counts, {day: f"{n}-{sums[day]:x}" for day, n in counts.of_days.items()})
 
 
 def buckets_for(rows: int) -> int:
