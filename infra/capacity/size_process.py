@@ -20,7 +20,7 @@ from recsys.recall.live_index import LiveIndex
 from recsys.recall.snapshots import Base
 from serving.api import app
 
-DIMENSION = 64  # of the tower's item vectors; up to 50,000 items, the linear part's add 1 MB per thousand
+DIMENSION = 64  # of the tower's item vectors; those of a linear part come on top
 SAMPLES = (2_000, 12_000)
 _NOW_MS = 1_700_000_000_000
 

@@ -59,10 +59,8 @@ class CompiledTower:
 def reproduces(tower: CompiledTower, golden: Mapping[str, NDArray[Any]]) -> bool:
     """Whether it computes a bundle's golden outputs (`user_tower/in/…`, `user_tower/out/…`)."""
     inputs = {name: a.astype(np.int64) for name, a in golden_part(golden, "user_tower/in/").items()}
-    found = tower.vectors(**inputs)
-    return agrees(
-        found, golden["user_tower/out/user_vector"][:, : found.shape[1]]
-    )  # behind it, the linear part
+    found, expected = tower.vectors(**inputs), golden["user_tower/out/user_vector"]
+    return agrees(found, expected[:, : found.shape[1]])  # what is behind is the linear part's
 
 
 def open_tower(folder: Path, items: NDArray[np.float32]) -> CompiledTower | None:

@@ -118,7 +118,7 @@ def given(train: Log, test: Log, users: Path | None = None, order: Order = Order
         InvalidData: nobody is asked for anything.
     """
     train, test = in_one_catalogue(train, test)
-    no_order = _no_order(train, test) if order is Order.AUTO else "as asked" * (order is Order.NONE)
+    no_order = _no_order(train, test, order)
     ordered = not no_order
     notes = _backwards(train, test)
     if no_order:
@@ -156,16 +156,18 @@ def given(train: Log, test: Log, users: Path | None = None, order: Order = Order
     )
 
 
-def _no_order(train: Log, test: Log) -> str:
-    """Why the order of events means nothing: the test does not come later; empty if it does."""
+def _no_order(train: Log, test: Log, order: Order) -> str:
+    """Why the order of events means nothing; empty if it means something."""
+    if order is not Order.AUTO:
+        return "as asked" if order is Order.NONE else ""
     for name, log in (("training", train), ("test", test)):
         if not log.has_times:
             return f"there are events of the {name} without a time"
     both = len({h.user_id for h in train.histories} & {h.user_id for h in test.histories})
     older = _older(train, test)
-    return f"{older} of {both} users have a test event before their newest training event" * (
-        2 * older > both
-    )
+    if 2 * older <= both:
+        return ""
+    return f"{older} of {both} users have a test event before their newest training event"
 
 
 def _older(train: Log, test: Log) -> int:

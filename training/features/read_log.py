@@ -89,7 +89,7 @@ class LogContent:
 def read_content(spark: SparkSession, job: FeatureJob) -> LogContent:
     """One pass over the log."""
     events, loose = read_events(spark, job), sf.col("request_id").isNull().alias("loose")
-    read = [name for name in events.columns if not name.endswith("_bucket")]
+    read = events.drop("item_bucket", "user_bucket").columns
     # 31 bits of each event, so that the sum of four billion fits
     content = sf.sum(sf.pmod(sf.xxhash64(*read), sf.lit(2**31)))
     found = (

@@ -49,15 +49,10 @@ def update_two_tower(
         InvalidData: there is none, or the data are unusable.
     """
     before = trained_config(work) if config.linear_rank else config
-    changes = {
-        **{
-            name: value
-            for name in ("linear_weight", "linear_regularisation")  # as the full training chose them
-            if getattr(config, name) is None and (value := getattr(before, name)) is not None
-        },
-        "start": work,
-        "newer_than_ms": read_warm_start(work).trained_until_ms,
-    }
+    changes = {"start": work, "newer_than_ms": read_warm_start(work).trained_until_ms}
+    for chosen in ("linear_weight", "linear_regularisation"):  # by the full training, unless set
+        if getattr(config, chosen) is None:
+            changes[chosen] = getattr(before, chosen)
     new = work.with_name(f"{work.name}.new")
     for folder in (config.work, new):  # of a killed night
         shutil.rmtree(folder, ignore_errors=True)

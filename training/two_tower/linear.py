@@ -5,9 +5,10 @@ order and needs few. Their sum is better than each (docs/recall.md). The weight 
 number of epochs; 0 is among the choices, and then there is no linear part.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple, cast
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,9 +37,10 @@ def has_linear_part(config: TwoTowerConfig, data: TrainingData) -> bool:
 
 def linear_part(config: TwoTowerConfig, data: TrainingData) -> LinearPart | None:
     """Fitted to what is trained on, with the configuration's weight; None without one."""
-    return (
-        _fitted(config, data).weighed(config.linear_weight or 0.0) if has_linear_part(config, data) else None
-    )
+    if not has_linear_part(config, data):
+        return None
+    regularisation = config.linear_regularisation or REGULARISATIONS[0]
+    return _fitted(config, data, [regularisation])[regularisation].weighed(config.linear_weight or 0.0)
 
 
 class Weighed(NamedTuple):
@@ -54,19 +56,14 @@ def with_weight(config: TwoTowerConfig, data: TrainingData, tower: Scorer, held_
     weights = WEIGHTS if config.linear_weight is None else (config.linear_weight,)
     if not has_linear_part(config.replace(linear_weight=max(weights)), data):
         return Weighed(config, None, {})
-    found: Weighed | None = None
-    for regularisation in _regularisations(config, data):
-        tried = config.replace(linear_regularisation=regularisation)
-        linear = _fitted(tried, data)
-        scorer = linear_scorer(linear, config.max_length)
-        chosen = choose_weight(tower, scorer, held_out, len(data.items), weights)
-        if found is None or chosen.ndcg10 > found.metrics[METRICS[1]]:
-            found = Weighed(
-                tried.replace(linear_weight=chosen.weight),
-                linear.weighed(chosen.weight) if chosen.weight else None,
-                dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True)),
-            )
-    return cast("Weighed", found)
+    fitted = _fitted(config, data, _regularisations(config, data))
+    scorers = {value: linear_scorer(linear, config.max_length) for value, linear in fitted.items()}
+    chosen = choose(tower, scorers, held_out, len(data.items), weights)
+    return Weighed(
+        config.replace(linear_regularisation=chosen.regularisation, linear_weight=chosen.weight),
+        fitted[chosen.regularisation].weighed(chosen.weight) if chosen.weight else None,
+        dict(zip(METRICS, (chosen.hr10, chosen.ndcg10), strict=True)),
+    )
 
 
 def _regularisations(config: TwoTowerConfig, data: TrainingData) -> Sequence[float]:
@@ -75,25 +72,20 @@ def _regularisations(config: TwoTowerConfig, data: TrainingData) -> Sequence[flo
     return REGULARISATIONS if len(data.items) <= FEW_ITEMS else REGULARISATIONS[:1]
 
 
-def _fitted(config: TwoTowerConfig, data: TrainingData) -> LinearPart:
-    histories = (history.before(data.cut(history)) for history in data.files.read())
-    return fit_linear(
-        histories,
-        len(data.items),
-        config.linear_rank,
-        config.linear_regularisation or REGULARISATIONS[0],
-        config.seed,
-        config.linear_items,
-    )
+def _fitted(
+    config: TwoTowerConfig, data: TrainingData, regularisations: Sequence[float]
+) -> dict[float, LinearPart]:
+    """By λ; one matrix of the catalogue's size is in memory at a time."""
+    histories = [history.before(data.cut(history)) for history in data.files.read()]
+    seen = interactions(histories, len(data.items))
+    return {
+        value: fit_linear(seen, config.linear_rank, value, config.seed, config.linear_items)
+        for value in regularisations
+    }
 
 
 def fit_linear(
-    histories: Iterable[History],
-    n_items: int,
-    rank: int,
-    regularisation: float,
-    seed: int,
-    most: int = 20_000,
+    seen: sparse.csr_matrix, rank: int, regularisation: float, seed: int, most: int = 20_000
 ) -> LinearPart:
     """EASE's weights B ≈ U S Vᵀ, the best of this rank (Halko et al., 2011): the history's vectors are U S, the
     candidates' V.
@@ -101,11 +93,11 @@ def fit_linear(
     Of m items it takes 4 m² bytes and m³ multiplications.
 
     Args:
+        seen: (n_users, n_items) of 0 and 1.
         most: the m most popular items have a linear part, all others zeros.
         regularisation: λ of EASE; larger where float32 needs that.
         seed: of the decomposition's random start.
     """
-    seen = interactions(list(histories), n_items)
     popular = np.argsort(-np.asarray(seen.sum(0)).ravel(), kind="stable")[:most]
     popular.sort()
     weights = torch.from_numpy(_weights(seen[:, popular], regularisation))
@@ -113,7 +105,7 @@ def fit_linear(
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         left, values, right = torch.svd_lowrank(weights, min(rank + _MORE, len(popular)), _PASSES)
-    parts = np.zeros((2, n_items, rank), np.float32)
+    parts = np.zeros((2, seen.shape[1], rank), np.float32)
     parts[0, popular], parts[1, popular] = (left * values)[:, :rank].numpy(), right[:, :rank].numpy()
     return LinearPart(*parts)
 
@@ -145,22 +137,28 @@ def _weights(seen: sparse.csr_matrix, regularisation: float) -> NDArray[np.float
 
 
 class Chosen(NamedTuple):
-    """The weight with the best NDCG@10 of the held-out events, the least of equal ones; `hr10` and `ndcg10` with it."""
+    """λ and weight with the best NDCG@10 of the held-out events, the first of equal ones, and the metrics with them."""
 
+    regularisation: float
     weight: float
     hr10: float
     ndcg10: float
 
 
-def choose_weight(
-    tower: Scorer, linear: Scorer, held_out: Cases, n_items: int, weights: Sequence[float] = WEIGHTS
+def choose(
+    tower: Scorer,
+    linear: Mapping[float, Scorer],
+    held_out: Cases,
+    n_items: int,
+    weights: Sequence[float] = WEIGHTS,
 ) -> Chosen:
-    """Both score the same cases."""
-    ranks = {weight: np.zeros(len(held_out), np.int64) for weight in weights}
+    """`linear`: scorers by λ."""
+    ranks = {pair: np.zeros(len(held_out), np.int64) for pair in product(linear, weights)}
     for places, scores in scored(tower, held_out, n_items):
-        added = linear([held_out.histories[p] for p in places], [held_out.now_ms[p] for p in places])
+        asked = [held_out.histories[p] for p in places], [held_out.now_ms[p] for p in places]
         wanted = [held_out.targets[p][:1] for p in places]
-        for weight, found in ranks.items():
-            found[places] = target_ranks(scores + np.float32(weight) * added, wanted)[:, 0]
-    chosen = [Chosen(weight, hit_rate(found, 10), ndcg(found, 10)) for weight, found in ranks.items()]
-    return max(chosen, key=lambda choice: (choice.ndcg10, -choice.weight))
+        added = {value: scorer(*asked) for value, scorer in linear.items()}
+        for (value, weight), found in ranks.items():
+            found[places] = target_ranks(scores + np.float32(weight) * added[value], wanted)[:, 0]
+    chosen = [Chosen(*pair, hit_rate(found, 10), ndcg(found, 10)) for pair, found in ranks.items()]
+    return max(chosen, key=lambda choice: choice.ndcg10)

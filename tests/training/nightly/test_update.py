@@ -37,6 +37,7 @@ from training.ranker.train import RankerTraining, write_ranker
 from training.two_tower import export as export_two_tower
 from training.two_tower import train as train_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
+from training.two_tower.cooccurrence import interactions
 from training.two_tower.linear import fit_linear
 from training.two_tower.sequences import History, SequenceFiles, write_sequences
 from training.two_tower.warm_start import trained_config
@@ -284,7 +285,7 @@ def test_a_night_has_the_linear_part_of_its_log_and_the_weight_of_before(
     assert trained_config(work).linear_weight == 7.0
     assert trained_config(work).linear_regularisation == 30.0
     log = list(SequenceFiles(config.sequences, read_items(config.items)).read())
-    fitted = fit_linear(log, len(items), 4, 30.0, config.seed)
+    fitted = fit_linear(interactions(log, len(items)), 4, 30.0, config.seed)
     np.testing.assert_allclose(items.linear.history, fitted.weighed(7.0).history, rtol=1e-4, atol=1e-4)
 
 

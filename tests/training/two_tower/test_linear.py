@@ -20,7 +20,7 @@ from training.two_tower import export as export_two_tower
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.cooccurrence import interactions
 from training.two_tower.ease import item_weights
-from training.two_tower.linear import REGULARISATIONS, choose_weight, fit_linear, linear_scorer
+from training.two_tower.linear import REGULARISATIONS, choose, fit_linear, linear_scorer
 from training.two_tower.retrieval import Cases, Scorer, next_item_ranks
 from training.two_tower.sequences import History, write_sequences
 from training.two_tower.train import main
@@ -48,26 +48,26 @@ def groups(users: int, seed: int = 0) -> list[History]:
 def test_of_full_rank_it_is_ease(n_items: int, regularisation: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     histories = [history(u, (rng.permutation(n_items)[:2] + 1).tolist()) for u in range(30)]
-    linear = fit_linear(histories, n_items, 100, regularisation, seed)
+    linear = fit_linear(interactions(histories, n_items), 100, regularisation, seed)
     expected = item_weights(interactions(histories, n_items), regularisation)
     np.testing.assert_allclose(linear.history @ linear.candidates.T, expected, atol=1e-4)
 
 
 def test_a_lower_rank_is_the_best_of_its_rank_and_the_same_every_time() -> None:
     histories = groups(200)
-    linear = fit_linear(histories, N_ITEMS, 8, 10.0, 0)
+    linear = fit_linear(interactions(histories, N_ITEMS), 8, 10.0, 0)
     assert linear.history.shape == linear.candidates.shape == (N_ITEMS, 8)
     weights = item_weights(interactions(histories, N_ITEMS), 10.0)
     values = np.linalg.svd(weights, compute_uv=False)
     error = np.linalg.norm(weights - linear.history @ linear.candidates.T)
     assert error <= 1.001 * np.linalg.norm(values[8:])
-    again = fit_linear(histories, N_ITEMS, 8, 10.0, 0)
+    again = fit_linear(interactions(histories, N_ITEMS), 8, 10.0, 0)
     np.testing.assert_array_equal(linear.history, again.history)
 
 
 def test_the_most_popular_items_alone_have_one() -> None:
     histories = [history(u, [5, 2, 9] if u % 2 else [5, 2, 7]) for u in range(20)]
-    linear = fit_linear(histories, N_ITEMS, 4, 1.0, 0, most=3)
+    linear = fit_linear(interactions(histories, N_ITEMS), 4, 1.0, 0, most=3)
     shown = np.flatnonzero(linear.candidates.any(axis=1) | linear.history.any(axis=1))
     assert shown.tolist() == [1, 4, 6], "7 and 9 are equally popular: the first one"
     expected = item_weights(interactions(histories, N_ITEMS)[:, shown], 1.0)
@@ -80,7 +80,7 @@ def test_where_float32_cannot_invert_the_matrix_it_is_regularised_more() -> None
     everybody = [history(u, [1, 2, 3]) for u in range(5_000)]
     with pytest.raises(np.linalg.LinAlgError):
         item_weights(interactions(everybody, 3), 1e-9)
-    linear = fit_linear(everybody, 3, 3, 1e-9, 0)
+    linear = fit_linear(interactions(everybody, 3), 3, 1e-9, 0)
     assert (linear.of(np.array([[1, 2]])) @ linear.candidates.T)[0, 2] == pytest.approx(1, abs=0.01)
 
 
@@ -92,15 +92,15 @@ def test_the_weight_follows_the_held_out_events() -> None:
     cases = Cases([history(u, [1 + u % 5]) for u in range(50)], [np.array([7])] * 50, [0] * 50)
     wanted, other = np.zeros(N_ITEMS), np.zeros(N_ITEMS)
     wanted[7], other[20:32] = 1.0, 1.0
-    useful = choose_weight(constant(4 * other), constant(wanted), cases, N_ITEMS)
+    useful = choose(constant(4 * other), {200.0: constant(wanted)}, cases, N_ITEMS)
     assert (useful.weight, useful.hr10, useful.ndcg10) == (5.0, 1.0, 1.0), "the least that is best"
-    harmful = choose_weight(constant(wanted), constant(other), cases, N_ITEMS)
+    harmful = choose(constant(wanted), {200.0: constant(other)}, cases, N_ITEMS)
     assert (harmful.weight, harmful.ndcg10) == (0.0, 1.0)
-    assert choose_weight(constant(wanted), constant(wanted), cases, N_ITEMS).weight == 0.0
+    assert choose(constant(wanted), {200.0: constant(wanted)}, cases, N_ITEMS).weight == 0.0
 
 
 def test_it_reads_the_newest_events_as_they_are_served() -> None:
-    linear = fit_linear(groups(100), N_ITEMS, 40, 10.0, 0)
+    linear = fit_linear(interactions(groups(100), N_ITEMS), 40, 10.0, 0)
     long, short = history(0, [1, 2, 3, 4, 4, 5]), history(1, [7])
     both = linear_scorer(linear, 3)([long, short], [0, 0])
     np.testing.assert_allclose(both[0], linear_scorer(linear, 9)([history(0, [4, 5])], [0])[0], atol=1e-6)

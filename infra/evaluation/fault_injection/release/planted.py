@@ -57,8 +57,8 @@ def _planted(bundles: Path, candidate: Bundle, version: str, change: Callable[[P
 
 def _write_golden(folder: Path) -> None:
     golden = load_file(folder / "golden.safetensors")
-    items = golden["ranker/in/items"]
-    golden["ranker/in/items"] = np.where(items > 0, items, 1)  # or NaN would be found when it is loaded
+    numbers = golden["ranker/in/items"]
+    golden["ranker/in/items"] = np.where(numbers > 0, numbers, 1)  # or NaN would be found when it is loaded
     items = ItemVectors.of(load_file(folder / "item_vectors.safetensors"))
     tower = UserTower(folder / "user_tower.onnx", items.vectors, linear=items.linear)
     ranker = RankerSession(folder / "ranker.onnx")
