@@ -10,8 +10,19 @@ NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memor
 # `recsys demo`, `quickstart` and the notebook: enough to beat popularity by far, in minutes on two cores.
 QUICK_RANK_EPOCHS = 2
 _QUICK_EPOCHS, _QUICK_EVENTS = 8, 1_000_000  # of the two-tower, at most; events over all epochs
-FEDERATED_ROUNDS = 2_048
+FEDERATED_ROUNDS = 4_096
+# of the two-tower's linear part in a catalogue of at most so many items, whose exact search takes half a millisecond
+LINEAR_RANKS = {10_000: 128, 50_000: 64}
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
+
+
+def linear_rank(items: int) -> int:
+    """Of the two-tower's linear part in a catalogue of that size; 0: none.
+
+    >>> [linear_rank(items) for items in (10_000, 10_001, 50_001)]
+    [128, 64, 0]
+    """
+    return next((rank for most, rank in LINEAR_RANKS.items() if items <= most), 0)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.contracts.errors import InvalidData
+from training.choices import LINEAR_RANKS, linear_rank
 from training.two_tower.config import TwoTowerConfig, Validation
 from training.two_tower.losses import LossName
 
@@ -22,8 +23,6 @@ BATCH_TOKENS = (512, 2_048)
 EPOCHS = 20
 SPARSE_EVENTS = 20  # events per user; below, an epoch has few targets for each user
 SPARSE_EPOCHS = 40
-LINEAR_ITEMS, LINEAR_RANK = 50_000, 64  # exact search among them takes half a millisecond
-FEW_ITEMS, FEW_ITEMS_RANK = 10_000, 128
 PATIENCE, SPARSE_PATIENCE = 2, 3
 
 
@@ -85,11 +84,10 @@ def _loss(size: DataSize) -> Chosen:
 
 
 def _linear(size: DataSize) -> Chosen:
-    if size.items > LINEAR_ITEMS:
-        return {"linear_rank": (0, f"{size.items:,} items are more than {LINEAR_ITEMS:,}")}
-    few = size.items <= FEW_ITEMS
-    why = f"{size.items:,} items are at most {FEW_ITEMS if few else LINEAR_ITEMS:,}"
-    return {"linear_rank": (FEW_ITEMS_RANK if few else LINEAR_RANK, why)}
+    rank = linear_rank(size.items)
+    most = next((items for items in LINEAR_RANKS if size.items <= items), None)
+    why = f"at most {most:,}" if most else f"more than {max(LINEAR_RANKS):,}"
+    return {"linear_rank": (rank, f"{size.items:,} items are {why}")}
 
 
 def _batch(size: DataSize) -> Chosen:
