@@ -18,7 +18,6 @@ from pydantic import Field
 from recsys.metrics import hits, ndcgs
 from recsys.result import Goal, Result
 from training.bootstrap import Weights, bootstrap
-from training.choices import FEDERATED_ROUNDS
 from training.config import Config
 from training.evaluation.baselines import TrainingHistories, popularity
 from training.evaluation.protocols import Split, leave_one_out
@@ -26,7 +25,7 @@ from training.evaluation.sources import SEQUENCES, read_sequences
 from training.federated.adam import SphereAdam
 from training.federated.attacks import Attack, attacked
 from training.federated.central import fit_central
-from training.federated.config import Cohorts, FederatedRecipe
+from training.federated.config import FederatedRecipe
 from training.federated.payload import Payload, update_bytes
 from training.federated.population import Population
 from training.federated.privacy import delta_of, noise_for
@@ -48,21 +47,13 @@ class FederatedEvaluation(Config):
 
     data: Path = Field(description="Folder with `sequences_stable.txt`.")
     seed: int = Field(0, ge=0, description="The same seed and data give the same figures.")
-    recipe: FederatedRecipe = Field(
-        FederatedRecipe(
-            rounds=FEDERATED_ROUNDS,
-            rank=1,
-            learning_rate=0.07,
-            warmup_rounds=128,
-            cohorts=Cohorts(rate=0.07, length=LENGTH, targets=16, negatives=128),
-        ),
-        description="How federated training runs.",
-    )
+    recipe: FederatedRecipe = Field(FederatedRecipe(), description="How federated training runs.")
     central_steps: int = Field(300, ge=1, description="Steps of central training.")
     central_users: int = Field(512, ge=1, description="Users per step.")
     central_rate: float = Field(0.05, gt=0, description="Peak learning rate of central training.")
     curves: bool = Field(True, description="Also measure attackers and ε.")
-    short_rounds: int = Field(384, ge=1, description="Rounds of the trainings with attackers and with noise.")
+    attack_rounds: int = Field(1_024, ge=1, description="Rounds of the trainings with attackers.")
+    noise_rounds: int = Field(384, ge=1, description="Rounds of the trainings with noise.")
     epsilons: tuple[float, ...] = Field((2.0, 8.0, 32.0), description="Of the curve.")
     attackers: float = Field(0.05, gt=0, lt=0.5, description="Share of the clients that attack.")
     sums: int = Field(20, ge=1, description="Secure sums that are compared with plain ones.")
@@ -72,7 +63,9 @@ class FederatedEvaluation(Config):
 
     def quick(self) -> Self:
         """A check that everything runs; the figures mean nothing."""
-        return self.with_rounds(16).replace(central_steps=8, short_rounds=8, epsilons=(8.0,), sums=2)
+        return self.with_rounds(16).replace(
+            central_steps=8, attack_rounds=8, noise_rounds=8, epsilons=(8.0,), sums=2
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +163,14 @@ def main(config: FederatedEvaluation, report: OnReport = lambda line: None) -> R
         "masked_sums_equal": Goal(">=", 1.0),
     }
     if config.curves:
-        short = recipe.replace(rounds=config.short_rounds, warmup_rounds=min(64, config.short_rounds // 8))
-        honest = bench.federated("without attackers", short)
-        figures["short_hr10"] = honest.hr10
-        figures |= _attacks(bench, short, honest) | _epsilons(bench, short)
+        figures |= _attacks(bench, _shorter(recipe, config.attack_rounds))
+        figures |= _epsilons(bench, _shorter(recipe, config.noise_rounds))
         goals |= {"flip_cost": Goal("<=", 0.03), "flip_cost_undefended": Goal(">", figures["flip_cost"])}
     return Result("evaluate federated", config.seed, figures, goals)
+
+
+def _shorter(recipe: FederatedRecipe, rounds: int) -> FederatedRecipe:
+    return recipe.replace(rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds // 8))
 
 
 def ratio_of(ours: Judged, central: Judged) -> dict[str, float]:
@@ -223,9 +218,10 @@ def equal_sums(config: FederatedEvaluation, length: int) -> float:
     return equal / config.sums
 
 
-def _attacks(bench: Bench, recipe: FederatedRecipe, honest: Trained) -> dict[str, float]:
+def _attacks(bench: Bench, recipe: FederatedRecipe) -> dict[str, float]:
     """What attackers cost, as a share of the hit rate without them."""
-    share, figures = bench.config.attackers, {}
+    share, honest = bench.config.attackers, bench.federated("without attackers", recipe)
+    figures = {"honest_hr10": honest.hr10}
     for attack in Attack:
         for suffix, defence in (("", recipe.defence), ("_undefended", None)):
             if attack is Attack.HIDDEN and defence is None:
@@ -253,7 +249,9 @@ def sent_by(attack: Attack, share: float, clients: int, seed: int) -> Sent:
 def _epsilons(bench: Bench, recipe: FederatedRecipe) -> dict[str, float]:
     """Quality under user-level differential privacy."""
     clients = len(bench.population)
-    figures, open_to_all = {"delta": delta_of(clients)}, recipe.replace(defence=None)
+    open_to_all = recipe.replace(defence=None)
+    without = bench.federated("without noise", open_to_all)
+    figures = {"delta": delta_of(clients), "no_noise_hr10": without.hr10}
     for epsilon in bench.config.epsilons:
         noise = noise_for(epsilon, open_to_all, clients)
         trained = bench.federated(f"epsilon {epsilon:g}", open_to_all.replace(noise=noise))

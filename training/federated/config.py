@@ -14,7 +14,7 @@ from training.federated.tower import PooledShape
 class Cohorts(Config):
     """Who takes part in a round, and what each computes."""
 
-    rate: float = Field(0.1, gt=0, le=1, description="Chance of each client to take part in a round.")
+    rate: float = Field(0.16, gt=0, le=1, description="Chance of each client to take part in a round.")
     group: int = Field(
         32,
         ge=2,
@@ -34,6 +34,13 @@ class Defence(Config):
     longest: float = Field(
         1.0, gt=0, description="Leave out a sum longer than this many `clip` times the root of its clients."
     )
+    attackers: float = Field(
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="Share of the clients that may attack; the groups that they spoil tell who, and who is grouped"
+        " with whom. 0: groups stay random.",
+    )
 
 
 class FederatedRecipe(Config):
@@ -44,10 +51,10 @@ class FederatedRecipe(Config):
     cohorts: Cohorts = Field(Cohorts(), description="Who takes part in a round.")
 
     rounds: int = Field(FEDERATED_ROUNDS, ge=1, description="Rounds of training.")
-    rank: int = Field(1, ge=1, description="Directions of a round's update, of `shape.dim`; divides it.")
+    rank: int = Field(2, ge=1, description="Directions of a round's update, of `shape.dim`; divides it.")
     clip: float = Field(1.0, gt=0, description="Longest update of a client; longer ones are shortened.")
     learning_rate: float = Field(0.07, gt=0, description="Peak of the server's step.")
-    warmup_rounds: int = Field(64, ge=0, description="Linear warm-up; then cosine to 2 %.")
+    warmup_rounds: int = Field(128, ge=0, description="Linear warm-up; then cosine to 2 %.")
     masked: bool = Field(
         False, description="Run the secure sums' protocol in the simulation, too: the same sums, much slower."
     )

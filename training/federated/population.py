@@ -68,9 +68,3 @@ def cohort(n_clients: int, rate: float, rng: np.random.Generator) -> NDArray[np.
     """Each client by chance `rate`, independently of the others (Poisson sampling, which privacy accounting assumes);
     in random order."""
     return rng.permutation(np.flatnonzero(rng.random(n_clients) < rate))
-
-
-def grouped(clients: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-    """Groups of `size` clients or more, of about the same size; none if there are fewer clients."""
-    groups = len(clients) // size
-    return [part.astype(np.int64) for part in np.array_split(clients, groups)] if groups else []

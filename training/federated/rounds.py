@@ -11,13 +11,14 @@ from recsys.contracts.errors import InvalidData
 from training.federated.adam import SphereAdam
 from training.federated.config import FederatedRecipe
 from training.federated.gradient import drawn_items, item_gradient
-from training.federated.population import Population, cohort, grouped
+from training.federated.population import Population, cohort
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, from_words, quantized, to_words
 from training.federated.robust import trusted_groups
 from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Step, secure_sum
 from training.federated.streams import Stream
 from training.federated.subspace import directions_of
+from training.federated.suspicion import Suspicion, dealt
 from training.federated.tower import PooledTower
 from training.optim import warmup_cosine
 from training.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
@@ -30,10 +31,10 @@ Sent = Callable[[NDArray[np.int64], NDArray[np.int8]], NDArray[np.integer]]
 
 @dataclass(frozen=True)
 class GroupSum:
-    """What the server learns of a group: the sum (m,) of the updates of `clients`."""
+    """What the server learns of a group: the sum (m,) of the updates of `clients`, their numbers."""
 
     total: NDArray[np.int64]
-    clients: int
+    clients: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Round:
 
 
 class Simulation:
-    """All clients and the server in one process."""
+    """All clients and the server in one process. suspicion: what the server has learnt of its clients so far."""
 
     def __init__(
         self,
@@ -75,19 +76,25 @@ class Simulation:
         seeded = SeededRandomness(Stream.NOISE.rng(config.seed))
         self._randomness: Randomness = seeded if is_repeatable else SecureRandomness()
         self._tower = PooledTower(config.shape)
+        self.suspicion = Suspicion.new(len(population), config.defence.attackers if config.defence else 0.0)
 
     def round(self, number: int, model: SphereAdam) -> Round:
         """A round without a group that counts changes nothing but momentum; with noise, it publishes noise."""
         config, rng = self._config, self._rng(number)
         clients = cohort(len(self._population), config.cohorts.rate, rng)
         sent, losses = self._updates(clients, number, model, rng)
-        groups = grouped(np.arange(len(clients)), config.cohorts.group)
-        found = [self._sum(f"{number}/{at}", sent[group], rng) for at, group in enumerate(groups)]
+        groups = dealt(self.suspicion.chances[clients], config.cohorts.group)
+        found = [
+            self._sum(f"{number}/{at}", clients[group], sent[group], rng) for at, group in enumerate(groups)
+        ]
         sums = [group for group in found if group is not None]
         totals = np.array([group.total for group in sums]).reshape(len(sums), sent.shape[1])
         totals = dequantized(totals, config.clip)
-        sizes = np.array([group.clients for group in sums], np.int64)
+        sizes = np.array([len(group.clients) for group in sums], np.int64)
         trusted = trusted_groups(totals, sizes, config.clip, config.defence)
+        if config.defence and config.defence.attackers:
+            for group, is_trusted in zip(sums, trusted.tolist(), strict=True):
+                self.suspicion.note(group.clients, spoilt=not is_trusted)
         mean, counted = totals[trusted].sum(0), int(sizes[trusted].sum())
         if config.noise:
             mean += config.noise * ROUNDED * config.clip * self._randomness.normal(len(mean))
@@ -128,11 +135,13 @@ class Simulation:
         nobody = np.zeros((0, len(model.vectors) * config.rank), np.int8)
         return np.concatenate([nobody, *sent]), np.concatenate(losses)
 
-    def _sum(self, name: str, sent: NDArray[np.integer], rng: np.random.Generator) -> GroupSum | None:
+    def _sum(
+        self, name: str, clients: NDArray[np.int64], sent: NDArray[np.integer], rng: np.random.Generator
+    ) -> GroupSum | None:
         """The secure sum of one group; None: too many of it have dropped out, or one has sent what ends the sum."""
         arrives, plan = rng.random(len(sent)) >= self._config.dropouts, SumPlan(name, *sent.shape)
-        counted = int(arrives.sum())
-        if counted < plan.threshold:
+        counted = clients[arrives]
+        if len(counted) < plan.threshold:
             return None
         if self._config.masked:
             lost = {int(n) + 1: Step.VECTOR for n in np.flatnonzero(~arrives)}

@@ -21,12 +21,14 @@ from training.federated.config import FederatedConfig
 from training.federated.population import Population
 from training.federated.privacy import delta_of, epsilon, spend_of
 from training.federated.rounds import Simulation, apply
+from training.federated.suspicion import Suspicion
 from training.privacy.accounting import UNIT, check_delta
 from training.privacy.ledger import Ledger
 from training.two_tower.sequences import SequenceFiles
 
 CHECKPOINT = "federated.safetensors"
 _ARRAYS = [field.name for field in fields(SphereAdam)]
+_SUSPICION = "suspicion"
 _PATIENCE = 20  # rounds without a group that counts
 OnRound = Callable[[int, float], None]  # rounds done, and the clients' mean loss before the round
 
@@ -99,8 +101,11 @@ def _fit(
     config: FederatedConfig, population: Population, n_items: int, progress: OnRound
 ) -> tuple[SphereAdam, list[RoundReport]]:
     path, identity = config.work / CHECKPOINT, _identity(config, population, n_items)
-    model, reports = _restored(path, identity) or (SphereAdam.new(config.seed, n_items, config.shape.dim), [])
     simulation, saved = Simulation(config, population), time.monotonic()
+    model, reports = _restored(path, identity, simulation) or (
+        SphereAdam.new(config.seed, n_items, config.shape.dim),
+        [],
+    )
     for number in range(len(reports), config.rounds):
         done = simulation.round(number, model)
         apply(model, config, number, done.update)
@@ -110,7 +115,7 @@ def _fit(
         progress(number + 1, done.loss)
         _check_progress(reports[-_PATIENCE:], min(_PATIENCE, config.rounds))
         if time.monotonic() - saved > config.checkpoint_s or number + 1 == config.rounds:
-            _save(path, identity, model, reports)
+            _save(path, identity, model, simulation, reports)
             saved = time.monotonic()
     return model, reports
 
@@ -139,28 +144,40 @@ def _identity(config: FederatedConfig, population: Population, n_items: int) -> 
     }
 
 
-def _save(path: Path, identity: dict[str, Any], model: SphereAdam, reports: Sequence[RoundReport]) -> None:
+def _save(
+    path: Path,
+    identity: dict[str, Any],
+    model: SphereAdam,
+    simulation: Simulation,
+    reports: Sequence[RoundReport],
+) -> None:
     header = {
         "identity": json.dumps(identity, sort_keys=True),
         "reports": json.dumps([asdict(report) for report in reports]),
     }
     arrays = {name: np.ascontiguousarray(getattr(model, name)) for name in _ARRAYS}
+    arrays[_SUSPICION] = simulation.suspicion.chances
     with staged_file(path, fsync=True) as temporary:
         save_file(arrays, temporary, metadata=header)
 
 
-def _restored(path: Path, identity: dict[str, Any]) -> tuple[SphereAdam, list[RoundReport]] | None:
+def _restored(
+    path: Path, identity: dict[str, Any], simulation: Simulation
+) -> tuple[SphereAdam, list[RoundReport]] | None:
+    """Model and reports so far; the simulation learns again what the server knew of its clients."""
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata()
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            chances = file.get_tensor(_SUSPICION)
         if header["identity"] != json.dumps(identity, sort_keys=True):
             raise InvalidConfig(
                 f"{path} is of another configuration; discard it with `--fresh`, or choose another folder"
             )
         reports = [RoundReport(**report) for report in json.loads(header["reports"])]
+        simulation.suspicion = Suspicion(chances)
         return SphereAdam(**arrays), reports
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to restart") from error

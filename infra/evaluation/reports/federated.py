@@ -22,7 +22,7 @@ def draw(result: Result, path: Path) -> None:
     left.set(xlabel="MB per client, up and down, in all", ylabel="HR@10")
     private = sorted((float(name), hr10) for name, hr10 in _matches(figures, r"epsilon([\d.]+)_hr10"))
     right.plot([epsilon for epsilon, _ in private], [hr10 for _, hr10 in private], "o-", label="with noise")
-    right.axhline(figures["short_hr10"], color="tab:blue", linestyle=":", label="no noise, as many rounds")
+    right.axhline(figures["no_noise_hr10"], color="tab:blue", linestyle=":", label="no noise, as many rounds")
     right.set(xscale="log", xlabel=f"ε of a user, δ = {figures['delta']:.1e}")
     right.set_xticks(
         [epsilon for epsilon, _ in private], [f"{epsilon:g}" for epsilon, _ in private], minor=False

@@ -29,6 +29,7 @@ RECIPE = FederatedRecipe(
     shape=PooledShape(dim=16, half_lives=(1.0, 8.0)),
     cohorts=Cohorts(rate=0.5, group=8, length=10, targets=2, negatives=8),
     rounds=8,
+    rank=1,
 )
 
 
@@ -42,7 +43,8 @@ def config(tmp_path: Path) -> FederatedEvaluation:
         recipe=RECIPE,
         central_steps=4,
         central_users=20,
-        short_rounds=2,
+        attack_rounds=2,
+        noise_rounds=2,
         epsilons=(8.0,),
         sums=2,
     )
@@ -58,7 +60,7 @@ def test_the_whole_run(config: FederatedEvaluation, tmp_path: Path, monkeypatch:
     assert result.figures["masked_sums_equal"] == 1
     assert {"flip_cost", "flip_cost_undefended", "hidden_cost", "epsilon8_hr10"} <= result.figures.keys()
     assert result.goals.keys() <= result.figures.keys()
-    assert len(lines) == 12  # a model each, and four of the long training
+    assert len(lines) == 13  # a model each, and four of the long training
     assert main(config).figures == result.figures, "the same seed gives the same figures"
     draw(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

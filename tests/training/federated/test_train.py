@@ -121,8 +121,11 @@ def test_a_device_follows_by_the_updates_alone(config: FederatedConfig) -> None:
 def test_an_interrupted_run_continues_to_the_same_model(
     config: FederatedConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = main(config.replace(rounds=6, work=config.work / "whole"))
-    often = config.replace(rounds=6, checkpoint_s=0.0)
+    """And the server to suspect the same clients: about half of the groups are too long for this defence."""
+    config = config.replace(rounds=6, defence=Defence(longest=1.4))
+    whole = main(config.replace(work=config.work / "whole"))
+    assert sum(report.left_out for report in whole.rounds) > 0 < sum(report.groups for report in whole.rounds)
+    often = config.replace(checkpoint_s=0.0)
     step = rounds.apply
 
     def killed(model: SphereAdam, config: FederatedRecipe, number: int, update: rounds.RoundUpdate) -> None:
@@ -136,6 +139,9 @@ def test_an_interrupted_run_continues_to_the_same_model(
     resumed = main(often)
     np.testing.assert_array_equal(whole.vectors, resumed.vectors)
     assert resumed.rounds == whole.rounds
+    kept = [load_file(work / train.CHECKPOINT)["suspicion"] for work in (config.work, config.work / "whole")]
+    np.testing.assert_array_equal(*kept)
+    assert len(set(kept[0].tolist())) > 2
     with pytest.raises(InvalidConfig, match="--fresh"):
         main(often.replace(rank=2))
     (config.work / train.CHECKPOINT).write_bytes(b"damaged")
@@ -258,15 +264,23 @@ def test_attackers_spoil_the_model_unless_their_groups_are_left_out(config: Fede
     histories = chains(160)
     sent = sent_by(Attack.FLIP, 0.05, len(histories), seed=1)
 
-    def trained(defence: Defence | None) -> float:
-        recipe, model = config.replace(defence=defence), SphereAdam.new(0, N_ITEMS, 16)
+    def trained(defence: Defence | None) -> tuple[float, float]:
+        """How good the model is, and the share of the groups that counted in the last ten rounds."""
+        recipe, model, done = config.replace(defence=defence), SphereAdam.new(0, N_ITEMS, 16), []
         simulation = Simulation(recipe, Population(histories), sent)
         for number in range(recipe.rounds):
-            apply(model, recipe, number, simulation.round(number, model).update)
-        return next_is_first(FederatedResult(model.vectors, np.zeros(N_ITEMS, np.int64), [], config, [], {}))
+            done.append(simulation.round(number, model))
+            apply(model, recipe, number, done[-1].update)
+        result = FederatedResult(model.vectors, np.zeros(N_ITEMS, np.int64), [], config, [], {})
+        last = sum(found.groups for found in done[-10:])
+        return next_is_first(result), last / (last + sum(found.left_out for found in done[-10:]))
 
-    assert trained(None) < 0.5
-    assert trained(Defence(longest=1.5)) > 0.9
+    assert trained(None)[0] < 0.5
+    good, counted = trained(Defence(longest=1.5, attackers=0))
+    assert good > 0.9
+    good, traced = trained(Defence(longest=1.5))
+    assert good > 0.9
+    assert traced > 0.85 > counted, "attackers are kept together"
 
 
 def test_the_export_serves_as_a_user_tower(config: FederatedConfig, tmp_path: Path) -> None:

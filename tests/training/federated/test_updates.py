@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from recsys.contracts.errors import InvalidConfig
 from tests.training.evaluation.histories import history
 from training.federated.gradient import drawn_items, item_gradient
-from training.federated.population import Population, Windows, cohort, grouped
+from training.federated.population import Population, Windows, cohort
 from training.federated.quantize import LEVELS, ROUNDED, clipped, dequantized, quantized
 from training.federated.streams import Stream
 from training.federated.subspace import directions_of
@@ -148,12 +148,8 @@ def test_windows_predict_only_new_items_that_something_came_before() -> None:
     assert population.seen_by(9).tolist() == [1, 2, 1, 1, 1, 1, 0, 1, 0]
 
 
-def test_cohorts_are_poisson_samples_in_groups_that_are_large_enough() -> None:
+def test_cohorts_are_poisson_samples() -> None:
     rng = np.random.default_rng(0)
     sizes = [len(cohort(1_000, 0.2, rng)) for _ in range(300)]
     assert np.mean(sizes) == pytest.approx(200, abs=3)
     assert np.std(sizes) == pytest.approx(12.6, abs=2)
-    assert not grouped(np.arange(31), 32)
-    parts = grouped(np.arange(100), 32)
-    assert [len(part) for part in parts] == [34, 33, 33]
-    assert np.concatenate(parts).tolist() == list(range(100))
