@@ -7,6 +7,10 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the group of the moment of the import as a default. An optimiser imports it at its first step: then
+# the group, and gloo's threads, would live until the interpreter ends, where they now and then abort the process.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 
