@@ -38,7 +38,6 @@ from training.federated.streams import Stream
 from training.two_tower.retrieval import Scorer, next_item_ranks
 
 OnReport = Callable[[str], None]
-LENGTH = 50  # newest events of a history that a user's vector is computed from
 QUARTERS = 4  # of the rounds, after which quality is measured
 
 
@@ -129,7 +128,7 @@ class Bench:
         return judged
 
     def _scorer(self, model: SphereAdam) -> Scorer:
-        return pooled_scorer(model.vectors, self.config.recipe.shape, LENGTH)
+        return pooled_scorer(model.vectors, self.config.recipe.shape, self.config.recipe.cohorts.length)
 
 
 def main(config: FederatedEvaluation, report: OnReport = lambda line: None) -> Result:
@@ -163,14 +162,10 @@ def main(config: FederatedEvaluation, report: OnReport = lambda line: None) -> R
         "masked_sums_equal": Goal(">=", 1.0),
     }
     if config.curves:
-        figures |= _attacks(bench, _shorter(recipe, config.attack_rounds))
-        figures |= _epsilons(bench, _shorter(recipe, config.noise_rounds))
+        figures |= _attacks(bench, recipe.replace(rounds=config.attack_rounds))
+        figures |= _epsilons(bench, recipe.replace(rounds=config.noise_rounds))
         goals |= {"flip_cost": Goal("<=", 0.03), "flip_cost_undefended": Goal(">", figures["flip_cost"])}
     return Result("evaluate federated", config.seed, figures, goals)
-
-
-def _shorter(recipe: FederatedRecipe, rounds: int) -> FederatedRecipe:
-    return recipe.replace(rounds=rounds, warmup_rounds=min(recipe.warmup_rounds, rounds // 8))
 
 
 def ratio_of(ours: Judged, central: Judged) -> dict[str, float]:

@@ -38,8 +38,8 @@ class Defence(Config):
         0.05,
         ge=0,
         lt=0.5,
-        description="Share of the clients that may attack; the groups that they spoil tell who, and who is grouped"
-        " with whom. 0: groups stay random.",
+        description="Share of the clients that may attack, as a first guess: spoilt groups show who, and suspects sit"
+        " out. 0: groups stay random.",
     )
 
 
@@ -54,7 +54,9 @@ class FederatedRecipe(Config):
     rank: int = Field(2, ge=1, description="Directions of a round's update, of `shape.dim`; divides it.")
     clip: float = Field(1.0, gt=0, description="Longest update of a client; longer ones are shortened.")
     learning_rate: float = Field(0.07, gt=0, description="Peak of the server's step.")
-    warmup_rounds: int = Field(128, ge=0, description="Linear warm-up; then cosine to 2 %.")
+    warmup: float = Field(
+        1 / 32, ge=0, lt=1, description="Share of the rounds with a linear warm-up; then cosine to 2 %."
+    )
     masked: bool = Field(
         False, description="Run the secure sums' protocol in the simulation, too: the same sums, much slower."
     )

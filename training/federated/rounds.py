@@ -18,7 +18,7 @@ from training.federated.secure_client import SumPlan
 from training.federated.secure_round import Step, secure_sum
 from training.federated.streams import Stream
 from training.federated.subspace import directions_of
-from training.federated.suspicion import Suspicion, dealt
+from training.federated.suspicion import Suspicion
 from training.federated.tower import PooledTower
 from training.optim import warmup_cosine
 from training.privacy.randomness import Randomness, SecureRandomness, SeededRandomness
@@ -78,12 +78,17 @@ class Simulation:
         self._tower = PooledTower(config.shape)
         self.suspicion = Suspicion.new(len(population), config.defence.attackers if config.defence else 0.0)
 
+    @property
+    def traces(self) -> bool:
+        """Whether it learns who spoils sums."""
+        return self._config.defence is not None and self._config.defence.attackers > 0
+
     def round(self, number: int, model: SphereAdam) -> Round:
         """A round without a group that counts changes nothing but momentum; with noise, it publishes noise."""
         config, rng = self._config, self._rng(number)
         clients = cohort(len(self._population), config.cohorts.rate, rng)
         sent, losses = self._updates(clients, number, model, rng)
-        groups = dealt(self.suspicion.chances[clients], config.cohorts.group)
+        groups = self.suspicion.dealt(clients, config.cohorts.group)
         found = [
             self._sum(f"{number}/{at}", clients[group], sent[group], rng) for at, group in enumerate(groups)
         ]
@@ -92,9 +97,8 @@ class Simulation:
         totals = dequantized(totals, config.clip)
         sizes = np.array([len(group.clients) for group in sums], np.int64)
         trusted = trusted_groups(totals, sizes, config.clip, config.defence)
-        if config.defence and config.defence.attackers:
-            for group, is_trusted in zip(sums, trusted.tolist(), strict=True):
-                self.suspicion.note(group.clients, spoilt=not is_trusted)
+        for group, is_trusted in zip(sums, trusted.tolist(), strict=True):
+            self._note(group.clients, spoilt=not is_trusted)
         mean, counted = totals[trusted].sum(0), int(sizes[trusted].sum())
         if config.noise:
             mean += config.noise * ROUNDED * config.clip * self._randomness.normal(len(mean))
@@ -147,16 +151,21 @@ class Simulation:
             lost = {int(n) + 1: Step.VECTOR for n in np.flatnonzero(~arrives)}
             try:
                 return GroupSum(secure_sum(list(sent), plan, self._config.cohorts.group, lost).total, counted)
-            except InvalidData:
+            except InvalidData:  # somebody sent what is no message of the protocol
+                self._note(clients, spoilt=True)
                 return None
         return GroupSum(from_words(to_words(sent[arrives].sum(0, dtype=np.int64))), counted)
+
+    def _note(self, clients: NDArray[np.int64], spoilt: bool) -> None:
+        if self.traces:
+            self.suspicion.note(clients, spoilt)
 
 
 def apply(model: SphereAdam, config: FederatedRecipe, number: int, update: RoundUpdate) -> None:
     """The model after round `number`: the server's step, and that of each device that follows the rounds."""
     directions = directions_of(config.seed, number, config.shape.dim, config.rank)
     coefficients = update.coefficients.reshape(-1, config.rank) * np.float32(update.step)
-    share = warmup_cosine(number, config.warmup_rounds, number / config.rounds)
+    share = warmup_cosine(number, round(config.warmup * config.rounds), number / config.rounds)
     model.step(coefficients, directions, config.learning_rate * share)
 
 

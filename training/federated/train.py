@@ -21,7 +21,6 @@ from training.federated.config import FederatedConfig
 from training.federated.population import Population
 from training.federated.privacy import delta_of, epsilon, spend_of
 from training.federated.rounds import Simulation, apply
-from training.federated.suspicion import Suspicion
 from training.privacy.accounting import UNIT, check_delta
 from training.privacy.ledger import Ledger
 from training.two_tower.sequences import SequenceFiles
@@ -125,8 +124,9 @@ def _check_progress(last: Sequence[RoundReport], patience: int) -> None:
         return
     if any(report.left_out for report in last):
         raise InvalidConfig(
-            f"the defence left out every group of {patience} rounds: honest updates are alike in this data;"
-            " raise defence.longest, or set defence=null"
+            f"the defence left out every group of {patience} rounds: either honest updates are alike in this data,"
+            " then raise defence.longest, or set defence=null; or every group has an attacker, then raise cohorts.rate"
+            " or lower cohorts.group"
         )
     raise Unavailable(
         f"every group of {patience} rounds was abandoned; lower cohorts.group or dropouts, or raise cohorts.rate"
@@ -156,7 +156,8 @@ def _save(
         "reports": json.dumps([asdict(report) for report in reports]),
     }
     arrays = {name: np.ascontiguousarray(getattr(model, name)) for name in _ARRAYS}
-    arrays[_SUSPICION] = simulation.suspicion.chances
+    if simulation.traces:
+        arrays[_SUSPICION] = simulation.suspicion.chances
     with staged_file(path, fsync=True) as temporary:
         save_file(arrays, temporary, metadata=header)
 
@@ -170,14 +171,14 @@ def _restored(
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata()
+            if header["identity"] != json.dumps(identity, sort_keys=True):
+                raise InvalidConfig(
+                    f"{path} is of another configuration; discard it with `--fresh`, or choose another folder"
+                )
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-            chances = file.get_tensor(_SUSPICION)
-        if header["identity"] != json.dumps(identity, sort_keys=True):
-            raise InvalidConfig(
-                f"{path} is of another configuration; discard it with `--fresh`, or choose another folder"
-            )
+            if simulation.traces:
+                simulation.suspicion.chances = file.get_tensor(_SUSPICION)
         reports = [RoundReport(**report) for report in json.loads(header["reports"])]
-        simulation.suspicion = Suspicion(chances)
         return SphereAdam(**arrays), reports
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidData(f"{path}: not a checkpoint ({error}); delete it to restart") from error

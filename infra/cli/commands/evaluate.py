@@ -275,7 +275,7 @@ def federated(
     data: Annotated[Path, typer.Option(help="Folder of MovieLens-1M with `sequences_stable.txt`.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed and data give the same figures.")] = 0,
     rounds: Annotated[
-        int, typer.Option(min=64, help="Of the federated training; 32 move every direction once.")
+        int, typer.Option(min=32, help="Of the federated training; 32 move every direction once.")
     ] = FEDERATED_ROUNDS,
     curves: Annotated[bool, typer.Option(help="Also measure attackers and privacy.")] = True,
     plot: Annotated[

@@ -59,7 +59,7 @@ def config(tmp_path: Path) -> FederatedConfig:
         rounds=100,
         rank=4,
         learning_rate=0.1,
-        warmup_rounds=2,
+        warmup=0.02,
         defence=None,
     )
 
@@ -192,7 +192,9 @@ def test_noise_is_added_to_the_sum_in_units_of_its_bound(
 
 
 def test_a_defence_that_leaves_out_everybody_ends_the_run(config: FederatedConfig) -> None:
-    with pytest.raises(InvalidConfig, match="every group of 20 rounds: .* raise defence.longest"):
+    with pytest.raises(
+        InvalidConfig, match="every group of 20 rounds: .* raise defence.longest.* lower cohorts.group"
+    ):
         main(config.replace(defence=Defence(longest=0.01)))
 
 
