@@ -11,7 +11,7 @@ NEWEST_EXAMPLES = 2_000_000  # that `recsys evaluate rank` reads, at most: memor
 QUICK_RANK_EPOCHS = 2
 _QUICK_EPOCHS, _QUICK_EVENTS = 8, 1_000_000  # of the two-tower, at most; events over all epochs
 FEDERATED_ROUNDS = 4_096
-# of the two-tower's linear part in a catalogue of at most so many items, whose exact search takes half a millisecond
+# most items of a catalogue → rank of the two-tower's linear part; exact search among 50,000 takes half a millisecond
 LINEAR_RANKS = {10_000: 128, 50_000: 64}
 FULL_EVERY = 7  # nights between two full trainings of `recsys train nightly`
 

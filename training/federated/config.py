@@ -38,8 +38,8 @@ class Defence(Config):
         0.05,
         ge=0,
         lt=0.5,
-        description="Share of the clients that may attack, as a first guess: spoilt groups show who, and suspects sit"
-        " out. 0: groups stay random.",
+        description="Share of the clients that may attack, as a first guess: spoilt groups show who, and suspects are"
+        " kept apart. 0: groups stay random.",
     )
 
 

@@ -1,8 +1,9 @@
 """Who spoils sums: group testing. The server never sees a client's update, but it knows who was in which group, and
 which groups' sums were too long. Each client has a chance of being an attacker, which Bayes' rule moves round by round.
 
-Groups are dealt by these chances (adaptive group testing; Dorfman 1943): likely attackers sit out, and of the others so
-many doubtful ones are tested at once that the group is probably clean, with trusted clients around them.
+Groups are dealt by these chances (adaptive group testing; Dorfman 1943): suspects are with suspects, where even those
+who hide in a sum of honest clients make it too long together, or sit out. The others are dealt with a few doubtful
+clients a group, among trusted ones, so that the group is probably clean.
 
 It needs some clean groups to learn from: of 32 clients, few are clean with one attacker in ten, none with one in five.
 """
@@ -10,33 +11,32 @@ It needs some clean groups to learn from: of 32 clients, few are clean with one 
 import numpy as np
 from numpy.typing import NDArray
 
-SUSPECT = 0.5  # likelier an attacker than not: sits out
+SUSPECT = 0.5  # likelier an attacker than not
 CLEAN = 0.7  # a group with doubtful clients has no attacker by at least this chance
 _WRONG = 0.01  # chance that a sum without attackers is too long
 _IDLE = 0.2  # chance that an attacker does nothing in a round
-_LEAST = 1e-3  # nobody is trusted, or given up, for ever
-_FORGIVEN = 0.01  # of the way back, each time that a suspect sits out: who was blamed is tested again
+_LEAST = 1e-3  # what few groups show is not believed for ever
 
 
 class Suspicion:
-    """chances: (clients,) float64, of being an attacker. attackers: the same before anything is known."""
+    """chances: (clients,) float64, of being an attacker."""
 
-    def __init__(self, chances: NDArray[np.float64], attackers: float) -> None:
+    def __init__(self, chances: NDArray[np.float64]) -> None:
         self.chances = chances
-        self._attackers = attackers
 
     @classmethod
     def new(cls, clients: int, attackers: float) -> "Suspicion":
-        return cls(np.full(clients, attackers), attackers)
+        """attackers: the share of the clients that may attack, before anything is known."""
+        return cls(np.full(clients, attackers))
 
     def dealt(self, clients: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
-        """The clients of a round, by their places among `clients` (C,), in groups of `size` or more, of about the same
-        size; none if there are too few. Suspects are in none."""
-        chances = self.chances[clients]
-        sits_out = chances > SUSPECT
-        self.chances[clients[sits_out]] += _FORGIVEN * (self._attackers - chances[sits_out])
-        places = np.flatnonzero(~sits_out)
-        return [places[group] for group in dealt(chances[places], size)]
+        """The clients of a round, by their places among `clients` (C,), in groups of `size` or more. Who has no such
+        group sits out: fewer suspects than that, or fewer others."""
+        is_suspect = self.chances[clients] > SUSPECT
+        groups = []
+        for places in (np.flatnonzero(~is_suspect), np.flatnonzero(is_suspect)):
+            groups += [places[group] for group in dealt(self.chances[clients[places]], size)]
+        return groups
 
     def note(self, group: NDArray[np.int64], spoilt: bool) -> None:
         """A sum over these clients was or was not spoilt. Where the others hardly explain it, a client is suspected
