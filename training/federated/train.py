@@ -101,10 +101,8 @@ def _fit(
 ) -> tuple[SphereAdam, list[RoundReport]]:
     path, identity = config.work / CHECKPOINT, _identity(config, population, n_items)
     simulation, saved = Simulation(config, population), time.monotonic()
-    model, reports = _restored(path, identity, simulation) or (
-        SphereAdam.new(config.seed, n_items, config.shape.dim),
-        [],
-    )
+    restored = _restored(path, identity, simulation)
+    model, reports = restored or (SphereAdam.new(config.seed, n_items, config.shape.dim), [])
     for number in range(len(reports), config.rounds):
         done = simulation.round(number, model)
         apply(model, config, number, done.update)

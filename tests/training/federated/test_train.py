@@ -98,9 +98,11 @@ def test_a_sum_that_one_client_spoils_is_an_abandoned_group(
         return low_order if (client.number, client._plan.name) == (2, "0/1") else own(client)
 
     monkeypatch.setattr(SumClient, "public_keys", public_keys)
-    simulation = Simulation(config.replace(masked=True), Population(chains(80)))
+    defence = Defence(longest=10.0, attackers=0.05)
+    simulation = Simulation(config.replace(masked=True, defence=defence), Population(chains(80)))
     done = simulation.round(0, SphereAdam.new(0, N_ITEMS, 16))
     assert done.abandoned == 1 < done.groups
+    assert (simulation.suspicion.chances > 0.05).sum() in (8, 9, 10), "its group, and nobody else"
 
 
 def test_a_device_follows_by_the_updates_alone(config: FederatedConfig) -> None:
