@@ -144,8 +144,8 @@ def _round(config: StreamDrill, servers: Persistence | Failover, is_control: boo
         done = threading.Event()
         sender = threading.Thread(target=_send, args=(rig.sink, config, done), daemon=True)
         sender.start()
-        # not tried with Spark, nor with the control's consumer group
-        can_kill_broker = rig.kafka.is_durable and not is_control and config.engine is Engine.WORKER
+        # not tried with the control's consumer group
+        can_kill_broker = rig.kafka.is_durable and not is_control
         faults = [fault for fault in Fault if fault is not Fault.KILL_BROKER or can_kill_broker]
         recovery: dict[Fault, list[float]] = {fault: [] for fault in faults}
         for fault in faults * config.repeats:
