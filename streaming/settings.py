@@ -28,7 +28,7 @@ class StreamSettings(Settings):
         10.0, gt=0, description="The archiver writes files when its oldest pending record is this old."
     )
     worker_batch: int = Field(
-        100, ge=1, le=1_000, description="Events per Redis call, which blocks Redis for its duration."
+        250, ge=1, le=1_000, description="Events per Redis call, which blocks Redis for its duration."
     )
     max_users: int = Field(
         20_000_000,

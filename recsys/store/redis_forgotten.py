@@ -24,13 +24,12 @@ class ForgottenMarks:
         self._key = key
         self._known: dict[int | str, tuple[str, dict[str, int]]] = {}  # version and marks
 
-    def version(self, partition: int | str) -> str:
-        return self._known.get(partition, _NONE)[0]
-
-    def without(self, partition: int | str, rows: Sequence[KeyedEvent]) -> list[KeyedEvent]:
-        """The rows but those of forgotten users."""
-        _, marks = self._known.get(partition, _NONE)
-        return [row for row in rows if not is_forgotten(marks, row.event.user_id, row.event.event_time_ms)]
+    def without(self, partition: int | str, rows: Sequence[KeyedEvent]) -> tuple[list[KeyedEvent], str]:
+        """The rows but those of forgotten users, and the version of the marks that say so: the store refuses a batch of
+        another one. Both at once, since another thread may read the marks meanwhile."""
+        version, marks = self._known.get(partition, _NONE)
+        left = [row for row in rows if not is_forgotten(marks, row.event.user_id, row.event.event_time_ms)]
+        return left, version
 
     def read(self, partition: int | str) -> None:
         """Raises `Unavailable`: the store is."""

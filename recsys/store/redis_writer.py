@@ -133,16 +133,14 @@ class RedisWriter(RedisCatalogue):
         skipped, seen = 0, set[bytes]()
         keys, prefix = [self._checkpoint(batch.topic, batch.partition, part)], self._key(part, "")
         while True:
-            left = self._marks.without(part, rows)
+            left, version = self._marks.without(part, rows)
             skipped += len(rows) - len(left)
             rows = left
             fresh: dict[bytes, KeyedEvent] = {}
             for row in rows:  # the first of equal ids, in the order of offsets
                 if row.key not in seen:
                     fresh.setdefault(row.key, row)
-            encoded = self._encoder.encode(
-                batch, list(fresh.values()), self._partitions, self._marks.version(part)
-            )
+            encoded = self._encoder.encode(batch, list(fresh.values()), self._partitions, version)
             with redis_errors():
                 outcome, offset, *named = self._apply(keys, [prefix, str(batch.topic), *encoded])
             if outcome == b"behind":  # a replay

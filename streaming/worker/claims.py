@@ -38,8 +38,8 @@ class WorkerConfig:
     partitions: int = 4
     rules: TimeRules = field(default_factory=TimeRules)
     max_poll: int = 500
-    max_batch: int = 100
-    in_flight: int = 4
+    max_batch: int = 250
+    in_flight: int = 8
     poll_s: float = 0.5
     fenced_pause_s: float = 1.0
     max_backoff_s: float = 5.0

@@ -6,15 +6,16 @@ The store, not Kafka, is the source of truth for offsets:
    there.
 2. `Applier.refuse`: a record that breaks the contract, or is late, goes to the dead letters under the key
    `topic:partition:offset` and is acknowledged before its batch is applied.
-3. `Applier.apply`: one atomic store call per batch of about 100 events. An old epoch (FENCED) or missing records (GAP)
+3. `Applier.apply`: one atomic store call per batch of at most 250 events. An old epoch (FENCED) or missing records (GAP)
    refuse the batch; records below the stored offset and known event ids are skipped; states, offset and watermark
    are written together. Item and user changes are written before their batch's offset, since they are idempotent.
 4. `_report`: offsets are also committed to Kafka, but only so that its tools can show the lag.
 5. `Claims.accepted`, `_give_up`: after FENCED, GAP or an outage, give the claim up and restart at 1.
 
-The next batches are read and parsed while the store applies the last ones, in order. When it refuses one, or is away,
-it refuses those behind it as well: they do not begin at its offset. Records read after a claim was given up are
-discarded: reading restarts at the stored offset. `streaming.spark` does the same steps in Spark's micro-batches.
+The next batches are read and parsed while the store applies the last ones, those of a partition in order. When it
+refuses one, or is away, it refuses those behind it as well: they do not begin at its offset. Records read after a claim
+was given up are discarded: reading restarts at the stored offset. `streaming.spark` does the same steps in Spark's
+micro-batches.
 """
 
 import contextlib
@@ -40,12 +41,14 @@ from streaming.worker.claims import Claims, WorkerConfig
 from streaming.worker.metrics import Tally, WorkerMetrics
 from streaming.worker.outages import retried
 
+_LANES = 2  # threads that call the store: one folds and encodes a batch while Redis applies that of the other
 _partition = attrgetter("topic", "partition")
 _log = structlog.get_logger(__name__)
 
 
 class FeatureWorker:
-    """One worker, on one thread. `name` must differ from every other worker's."""
+    """One worker: a thread that reads and parses, and `_LANES` that call the store. `name` must differ from every
+    other worker's."""
 
     def __init__(
         self,
@@ -61,7 +64,8 @@ class FeatureWorker:
         self._claims = Claims(store, self._config, self.metrics, name)
         self._applier = Applier(store, sink, traces)
         self._pending: deque[tuple[Prepared, Future[tuple[Applied, Tally]]]] = deque()
-        self._thread = ThreadPoolExecutor(1, "apply")
+        self._lanes = [ThreadPoolExecutor(1, f"apply-{n}") for n in range(_LANES)]
+        self._lane_of: dict[int, ThreadPoolExecutor] = {}  # by number: what has the same users stays in order
         self._reported = 0.0
 
     @property
@@ -91,7 +95,8 @@ class FeatureWorker:
             self._finish()
             self._report(source)
             self._claims.leave()
-        self._thread.shutdown()
+        for lane in self._lanes:
+            lane.shutdown()
 
     def step(self, source: EventSource) -> int:
         """Poll once and apply; the last batches may stay in flight. Returns the number of records read."""
@@ -114,7 +119,7 @@ class FeatureWorker:
                 self._finish(self._config.in_flight - 1)
                 if self._claims.held.get(partition) is not claim:
                     break  # given up while this batch was parsed
-                self._pending.append((prepared, self._thread.submit(self._apply, prepared)))
+                self._pending.append((prepared, self._lane(partition[1]).submit(self._apply, prepared)))
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
@@ -130,8 +135,11 @@ class FeatureWorker:
         self._claims.check(source)
         self._claims.claim(source)
 
+    def _lane(self, number: int) -> ThreadPoolExecutor:
+        return self._lane_of.setdefault(number, self._lanes[len(self._lane_of) % _LANES])
+
     def _apply(self, prepared: Prepared) -> tuple[Applied, Tally]:
-        """(3) On the thread that calls the store: what is counted later was readable then."""
+        """(3) On a thread that calls the store: what is counted later was readable then."""
         applied = self._applier.apply(prepared)
         return applied, tally(prepared, applied)
 

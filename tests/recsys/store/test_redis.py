@@ -21,6 +21,7 @@ from recsys.features.feature_set import Folded
 from recsys.store.base import Applied, Batch, Outcome, StoreConfig
 from recsys.store.memory import MemoryFeatureStore
 from recsys.store.redis import RedisFeatureStore
+from recsys.store.redis_forgotten import ForgottenMarks
 
 pytestmark = pytest.mark.redis
 
@@ -399,3 +400,25 @@ def test_a_store_keeps_the_number_of_parts_that_it_was_made_with(redis_url: str)
     assert changed is None
     Feeder(store).apply(click(2, T0))
     assert dict(wide.all_items()) == dict(store.all_items())
+
+
+def test_marks_that_another_thread_reads_meanwhile_hide_no_forgotten_user(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker's threads share what is known of forgotten users: a batch names the marks that it was made by."""
+    store = RedisFeatureStore(redis_url, FEATURES, CONFIG)
+    feeder = Feeder(store)
+    feeder.apply(click(0, T0))
+    assert store.forget_user("u", T0 + 10)
+    without = ForgottenMarks.without
+
+    def meanwhile(marks: ForgottenMarks, *given: Any) -> Any:
+        found = without(marks, *given)
+        marks.read(0)
+        return found
+
+    monkeypatch.setattr(ForgottenMarks, "without", meanwhile)
+    applied = feeder.apply(click(1, T0 + 5), click(2, T0 + 5, "v"))
+    assert (applied.applied, applied.skipped) == (1, 1)
+    assert store.user("u") == EntityState()
+    assert store.user("v").cells

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -35,6 +36,7 @@ from streaming.worker.claims import TOPICS, Claims, WorkerConfig
 from streaming.worker.feature_worker import FeatureWorker
 from streaming.worker.metrics import WorkerMetrics
 from tests.memory_event_log import MemoryEventLog, MemoryEventSource
+from tests.serving.waiting import eventually
 
 T0 = 1_700_000_000_000
 PARTITIONS = 3
@@ -322,6 +324,40 @@ def test_batches_are_read_while_the_store_is_busy_and_refused_with_the_one_befor
     drain(worker, source)
     assert_holds(store, events)
     assert worker.metrics.totals().get("refused_batches_fenced", 0) == (3 if fenced else 0)
+
+
+class HeldPartition(MemoryFeatureStore):
+    """Partition 0 has to wait; remembers the batches of each."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, StoreConfig(PARTITIONS))
+        self.released = threading.Event()
+        self.begun: list[tuple[int, int]] = []
+
+    def apply(self, batch: Batch) -> Applied:
+        self.begun.append((batch.partition, batch.previous))
+        assert batch.partition != 0 or self.released.wait(5)
+        return super().apply(batch)
+
+
+def test_partitions_do_not_wait_for_each_other_and_each_stays_in_order() -> None:
+    log, store, events = MemoryEventLog(PARTITIONS), HeldPartition(), make_events(100)
+    worker = new_worker(store, log, replace(CONFIG, max_poll=1_000, in_flight=1_000))
+    source = log.source()
+    drain(worker, source)  # claims and reports
+    send(log, events)
+    assert worker.step(source) == 100
+    sent = Counter(partition_of(event.user_id, PARTITIONS) for event in events)
+    batches = -(-sent[1] // CONFIG.max_batch)
+    eventually(lambda: sum(number == 1 for number, _ in store.begun) == batches)
+    assert [previous for number, previous in store.begun if number == 0] == [0]
+    store.released.set()
+    drain(worker, source)
+    assert_holds(store, events)
+    for number in range(PARTITIONS):
+        begun = [previous for each, previous in store.begun if each == number]
+        assert begun == sorted(begun)
+        assert begun
 
 
 class FaultyStore(MemoryFeatureStore):
