@@ -28,7 +28,11 @@ class StreamSettings(Settings):
         10.0, gt=0, description="The archiver writes files when its oldest pending record is this old."
     )
     worker_batch: int = Field(
-        250, ge=1, le=1_000, description="Events per Redis call, which blocks Redis for its duration."
+        500,
+        ge=1,
+        le=1_000,
+        description="Events per Redis call, which blocks Redis for its duration, while a worker is behind; otherwise"
+        " at most 100.",
     )
     max_users: int = Field(
         20_000_000,

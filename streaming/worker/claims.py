@@ -30,7 +30,8 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked.
+    """`max_poll`: records per poll. `max_batch`: events per store call, during which Redis is blocked; `fresh_batch`:
+    the same while the worker keeps up, since the first of a call wait for the last.
     `in_flight`: batches that are parsed before the store has applied the first of them.
     `fenced_pause_s`: wait before a partition is claimed back from another worker. `check_s`: between two checks that
     the store still has the offsets of idle partitions; after an outage all are claimed again anyway."""
@@ -38,7 +39,8 @@ class WorkerConfig:
     partitions: int = 4
     rules: TimeRules = field(default_factory=TimeRules)
     max_poll: int = 500
-    max_batch: int = 250
+    max_batch: int = 500
+    fresh_batch: int = 100
     in_flight: int = 8
     poll_s: float = 0.5
     fenced_pause_s: float = 1.0
@@ -47,6 +49,10 @@ class WorkerConfig:
     dead_after_s: float = 5.0
     report_s: float = 1.0
     check_s: float = 3.0
+
+    def batch(self, behind: bool) -> int:
+        """Events per store call. `behind`: there is more in the log than one poll takes."""
+        return self.max_batch if behind else min(self.max_batch, self.fresh_batch)
 
 
 class Claims:

@@ -6,9 +6,10 @@ The store, not Kafka, is the source of truth for offsets:
    there.
 2. `Applier.refuse`: a record that breaks the contract, or is late, goes to the dead letters under the key
    `topic:partition:offset` and is acknowledged before its batch is applied.
-3. `Applier.apply`: one atomic store call per batch of at most 250 events. An old epoch (FENCED) or missing records (GAP)
-   refuse the batch; records below the stored offset and known event ids are skipped; states, offset and watermark
-   are written together. Item and user changes are written before their batch's offset, since they are idempotent.
+3. `Applier.apply`: one atomic store call per batch of at most 500 events. An old epoch (FENCED) or missing records
+   (GAP) refuse the batch; records below the stored offset and known event ids are skipped; states, offset and
+   watermark are written together. Item and user changes are written before their batch's offset, since they are
+   idempotent.
 4. `_report`: offsets are also committed to Kafka, but only so that its tools can show the lag.
 5. `Claims.accepted`, `_give_up`: after FENCED, GAP or an outage, give the claim up and restart at 1.
 
@@ -108,13 +109,14 @@ class FeatureWorker:
         for gap in source.gaps():
             self._finish()
             self._claims.pass_gap(gap)
+        most = self._config.batch(behind=len(records) >= self._config.max_poll)
         records.sort(key=_partition)  # stable: in offset order within each
         for partition, run in groupby(records, key=_partition):
             claim = self._claims.held.get(partition)
             if claim is None:
                 continue
             config = self._config
-            for prepared in batches(claim, run, config.partitions, config.rules, config.max_batch):
+            for prepared in batches(claim, run, config.partitions, config.rules, most):
                 self._applier.refuse(prepared)
                 self._finish(self._config.in_flight - 1)
                 if self._claims.held.get(partition) is not claim:

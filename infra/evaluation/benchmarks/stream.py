@@ -42,7 +42,7 @@ _CATCH_UP_S = 600.0
 GOALS = {
     Engine.WORKER: {
         "idle_percent": Goal("<=", 5),
-        "sustained_events_per_s": Goal(">=", 15_000),
+        "sustained_events_per_s": Goal(">=", 30_000),
         "freshness_p99_ms": Goal("<=", 50),
         "lag_max_s": Goal("<=", 1.0),
         "not_applied_once": Goal("==", 0),
