@@ -13,11 +13,13 @@ class Eligible:
 
     mask: (n,) bool. Rows from n on, which are newer than the mask, are not eligible.
     narrowed: by a filter or a region, not by time alone, so deleted items are left out as well.
+    wanted: the share that a filter leaves of what time and region do; 1 without a filter.
     """
 
-    def __init__(self, mask: NDArray[np.bool_], narrowed: bool = False) -> None:
+    def __init__(self, mask: NDArray[np.bool_], narrowed: bool = False, wanted: float = 1.0) -> None:
         self.mask = mask
         self.narrowed = narrowed
+        self.wanted = wanted
         self.count = int(np.count_nonzero(mask))
 
     @property

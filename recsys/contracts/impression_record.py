@@ -1,5 +1,7 @@
 """Impressions as the topic carries them: a byte of version, then MessagePack with the features as they are.
 
+The version of a narrowed list is 2, of any other 1; their values are the same.
+
 JSON (`Impression.to_dict`) is read, too: older versions wrote it, and other producers may. It never begins with the
 byte of a version.
 """
@@ -12,10 +14,11 @@ import numpy as np
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.impressions import Impression, ShownItem, parse_impression
 
-VERSION = 1  # of the values' meaning and order; below every character that JSON may begin with
+VERSION, NARROWED_VERSION = 1, 2  # of the values' meaning and order; below all that JSON may begin with
 _MOST = 8  # versions; JSON may begin with a tab, which is 9
 
-_ITEM, _FIELDS = ShownItem.__slots__, Impression.__slots__
+_ITEM = ShownItem.__slots__
+_FIELDS = tuple(name for name in Impression.__slots__ if name != "narrowed")
 _Item = tuple[str, int, float, float, list[str], list[str], str]
 _Values = tuple[str, str, int, str, str, list[_Item], bytes, str, dict[str, str]]
 _pack = msgspec.msgpack.Encoder().encode
@@ -28,7 +31,8 @@ def impression_record(impression: Impression) -> bytes:
     values = {name: getattr(impression, name) for name in _FIELDS}
     values["items"] = [[getattr(item, name) for name in _ITEM] for item in impression.items]
     values["features"] = np.ascontiguousarray(impression.features, dtype="<f4").tobytes()
-    return bytes([VERSION]) + _pack([*values.values()])
+    version = NARROWED_VERSION if impression.narrowed else VERSION
+    return bytes([version]) + _pack([*values.values()])
 
 
 def read_impression(value: bytes) -> Impression:
@@ -50,11 +54,14 @@ def _raw(value: bytes) -> Any:
             return _json(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep
         raise InvalidEvent(f"json: {error}") from error
-    if value[0] != VERSION:
-        raise InvalidEvent(f"impression: version {value[0]} is not known, only {VERSION}; update this reader")
+    if value[0] not in (VERSION, NARROWED_VERSION):
+        raise InvalidEvent(
+            f"impression: version {value[0]} is not known, only {VERSION} and {NARROWED_VERSION}; update this reader"
+        )
     try:
         values = _unpack(memoryview(value)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(f"impression: {error}") from error
     raw = dict(zip(_FIELDS, values, strict=True))
-    return raw | {"items": [dict(zip(_ITEM, item, strict=True)) for item in raw["items"]]}
+    items = [dict(zip(_ITEM, item, strict=True)) for item in raw["items"]]
+    return raw | {"items": items, "narrowed": value[0] == NARROWED_VERSION}

@@ -27,7 +27,7 @@ from recsys.contracts.events import (
     parse_time,
 )
 from recsys.contracts.text import free_text
-from recsys.contracts.types import EventType
+from recsys.contracts.types import NARROWED, EventType
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -47,7 +47,8 @@ class ShownItem:
 
 @dataclass(frozen=True, slots=True)
 class Impression:
-    """One answered request. `features` is (n_items, n_features) float32, columns in the bundle's order."""
+    """One answered request. `features` is (n_items, n_features) float32, columns in the bundle's order. `narrowed`: the
+    request left little to choose from (`Query.narrowed`), so the list is no evidence of what the shop prefers."""
 
     request_id: str
     user_id: str
@@ -58,6 +59,7 @@ class Impression:
     features: NDArray[np.float32]
     arm: str = ""
     context: dict[str, str] = field(default_factory=dict)
+    narrowed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the features are base64 of little-endian float32, row by row. What the topic carries is
@@ -107,6 +109,7 @@ def parse_impression(raw: Any) -> Impression:
             features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
             arm=arm,
             context=dict(parse_context(raw["context"])),
+            narrowed=_flag(raw.get("narrowed", False), "narrowed"),
         )
     except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
@@ -116,6 +119,12 @@ def _number(value: Any, name: str) -> float:
     if type(value) not in (int, float) or not abs(value) <= _LARGEST:
         raise InvalidEvent(f"{name}: a finite float32 is required, got {value!r:.80}")
     return float(value)
+
+
+def _flag(value: Any, name: str) -> bool:
+    if type(value) is not bool:
+        raise InvalidEvent(f"{name}: true or false is required, got {value!r:.80}")
+    return value
 
 
 def _texts(values: Any, name: str, rule: Callable[[str], str] = str) -> tuple[str, ...]:
@@ -180,6 +189,7 @@ def impression_events(impression: Impression) -> list[Event]:
             event_time_ms=impression.time_ms,
             request_id=impression.request_id,
             position=item.position,
+            value=NARROWED if impression.narrowed else None,
             context=item_context(impression.context, item.categories, item.creator),
         )
         for item in impression.items

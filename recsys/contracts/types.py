@@ -14,12 +14,13 @@ MIN_STARS = 3.0  # a rating below the middle of the scale is a dislike
 GOOD_STARS = 4.0
 GREAT_STARS = 5.0
 MAX_STARS = 5.0
+NARROWED = 1.0  # `Event.value` of an impression of a list that its request narrowed
 
 
 class EventType(StrEnum):
     """What a user did. The comments say what `Event.value` holds; the other types have none."""
 
-    IMPRESSION = "impression"
+    IMPRESSION = "impression"  # `NARROWED`, or none
     CLICK = "click"
     DWELL = "dwell"  # milliseconds
     LIKE = "like"

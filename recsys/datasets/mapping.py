@@ -97,6 +97,8 @@ class EventRule(_Strict):
     def _complete(self) -> Self:
         if self.equals is not None and self.when is None:
             raise ValueError("`equals` needs `when`: the column to compare")
+        if self.type is EventType.IMPRESSION and self.value:
+            raise ValueError("an impression has no `value`")
         if self.scale and (self.type is not EventType.RATING or self.value is None):
             raise ValueError("`scale` is of a rating with a `value`")
         if self.scale and not self.scale[0] < self.scale[1]:

@@ -7,7 +7,14 @@ signal over windows of the same hop share their cells, so reusing them costs no 
 from functools import partial
 
 from recsys.contracts.state import History, Op
-from recsys.contracts.types import ENGAGEMENT, GOOD_STARS, MS_PER_DAY, MS_PER_HOUR, EventType
+from recsys.contracts.types import (
+    ENGAGEMENT,
+    GOOD_STARS,
+    MS_PER_DAY,
+    MS_PER_HOUR,
+    NARROWED,
+    EventType,
+)
 from recsys.features.aggregates import LOG2_SCALE, LOOKS_SCALE, Entity, Measure, Split
 from recsys.features.feature_set import FeatureSet
 from recsys.features.item_weights import Weighing
@@ -39,6 +46,7 @@ ACTIVITY = ("low_active", "middle_active", "high_active", "full_active")
 # Signals. Numerators over impressions count only events with the id of the request that showed the item: a click from
 # elsewhere (a search, an imported history) has no impression.
 SHOWN = Signal("shown", frozenset({EventType.IMPRESSION}))
+SHOWN_NARROWED = Signal("narrowed", frozenset({EventType.IMPRESSION}), min_value=NARROWED)
 # How often an item, a category or a creator was looked at: what stands at the end of a list is rarely seen.
 LOOKED = Signal("looked", frozenset({EventType.IMPRESSION}), Measure.EXAMINED, scale=LOOKS_SCALE)
 CLICKED = Signal("click", frozenset({EventType.CLICK}), attributed=True)
@@ -95,6 +103,7 @@ TALLIED = tuple(total_of(USER, signal, MONTH, CATEGORY) for signal in (LOOKED, C
 # counted by the tiles of a day, which MONTH keeps: they may miss hours of the week's first day.
 WEIGHING = Weighing(
     evidence=total_of(ITEM, SHOWN, WEEK),
+    narrowed=total_of(ITEM, SHOWN_NARROWED, WEEK),
     observed=(
         total_of(ITEM, CLICKED, WEEK),
         total_of(ITEM, ENGAGED_USERS, Window("week", MS_PER_DAY, tiles=7)),
@@ -104,6 +113,7 @@ WEIGHING = Weighing(
 FEATURES = FeatureSet(
     histories=(ENGAGED_VISITS, SEEN_VISITS, DISLIKED_VISITS, SHOWN_VISITS),
     tallied=TALLIED,
+    weighed=(WEIGHING.narrowed,),
     features=(
         # The user: how active, how choosy, how patient
         Count("user_shown", USER, SHOWN, over=(HOUR, SIX_HOURS, MONTH)),

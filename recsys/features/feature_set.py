@@ -66,11 +66,16 @@ class FeatureSet:
     """Features in column order, and the deduplicated state that they need.
 
     `histories` are stored in addition to those that features read; the seen filter and the models read them. `tallied`:
-    totals of the user by category that models read of all categories at once (`recsys.features.tally`).
+    totals of the user by category that models read of all categories at once (`recsys.features.tally`). `weighed`: what
+    no feature reads, but the items' engagement is weighed by (`recsys.features.item_weights`).
     """
 
     def __init__(
-        self, features: Sequence[Feature], histories: Iterable[History] = (), tallied: Sequence[Total] = ()
+        self,
+        features: Sequence[Feature],
+        histories: Iterable[History] = (),
+        tallied: Sequence[Total] = (),
+        weighed: Sequence[Total] = (),
     ) -> None:
         self.features = tuple(features)
         self.names: tuple[str, ...] = tuple(name for f in self.features for name in f.columns)
@@ -78,7 +83,7 @@ class FeatureSet:
             raise ValueError(f"feature names must differ: {sorted(self.names)}")
         self.totals: tuple[Total, ...] = tuple(dict.fromkeys(t for f in self.features for t in f.totals))
         self.tallied = tuple(tallied)
-        self.aggregates = _aggregates([*self.totals, *self.tallied])
+        self.aggregates = _aggregates([*self.totals, *self.tallied, *weighed])
         read = [query.history for f in self.features for query in f.history_queries]
         self.histories = _histories([*histories, *read])
         self._aggregate_by_key = {(a.entity, a.name): a for a in self.aggregates}

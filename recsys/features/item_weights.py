@@ -21,17 +21,19 @@ _UNIT = 64  # decayed counts have fractions: all are compared in 64ths
 
 @dataclass(frozen=True)
 class Weighing:
-    """`evidence`: how often an item was shown. `observed`: what it has to explain, each for the totals that count alike
-    (events with a request, or users once). `base`: of the items that a training has found suspect, by id, a weight from
-    0 to `WHOLE` for each of `observed`."""
+    """`evidence`: how often an item was shown; `narrowed`: of that, what is none, since the request had narrowed the
+    list. `observed`: what it has to explain, each for the totals that count alike (events with a request, or users
+    once). `base`: of the items that a training has found suspect, by id, a weight from 0 to `WHOLE` for each of
+    `observed`."""
 
     evidence: Total
+    narrowed: Total
     observed: tuple[Total, ...]
     base: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[Total, ...]:
-        return (self.evidence, *self.observed)
+        return (self.evidence, self.narrowed, *self.observed)
 
 
 class ItemWeights:
@@ -44,7 +46,7 @@ class ItemWeights:
         self._rules = rules
         self._base_of, self._base = weighing.base, np.zeros((len(self._kinds), 0), np.int64)
         self._rates: tuple[int | None, ...] = (None,) * len(self._kinds)  # of the whole catalogue
-        self._counts = np.zeros((len(self._compared), 0), np.int64)
+        self._counts = np.zeros((1 + len(self._kinds), 0), np.int64)  # evidence, then what is observed
 
     def grow(self, more: int) -> None:
         """Make room for more rows."""
@@ -57,7 +59,8 @@ class ItemWeights:
 
     def weighed(self, rows: NDArray[np.intp], totals: Mapping[Total, Ints]) -> Mapping[Total, Ints]:
         """The totals of some rows, those of the suspects smaller; remembers what they are judged by."""
-        counts = np.array([totals[t] * _UNIT // t.unit for t in self._compared])
+        shown, narrowed, *engaged = (totals[t] * _UNIT // t.unit for t in self._compared)
+        counts = np.array([np.maximum(shown - narrowed, 0), *engaged])
         self._counts[:, rows] = counts
         observed, allowed = counts[1:], self._allowed(counts, self._base[:, rows])
         if (allowed == observed).all():

@@ -45,7 +45,8 @@ class Eligibility:
         self.catalogue = catalogue
         self._max_bytes = max_bytes
         self._window = _Window(-1, 0, 0, None)
-        self._kept: OrderedDict[Condition, _Kept] = OrderedDict()  # the latest used at the end
+        # by condition, and whether it is of a region alone; the latest used at the end
+        self._kept: OrderedDict[tuple[Condition, bool], _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, now_ms: int, asked: Filter | None = None, region: str = "") -> Eligible | None:
@@ -54,7 +55,7 @@ class Eligibility:
         condition = self._condition(asked, region)
         if condition is None:
             return self._by_time(now_ms).eligible
-        return self._selected(condition, now_ms)
+        return self._selected(condition, now_ms, asked, region)
 
     def reasons(
         self, rows: Rows, now_ms: int, asked: Filter | None = None, region: str = ""
@@ -103,26 +104,34 @@ class Eligibility:
             return in_region
         return asked.condition if in_region is None else Every((asked.condition, in_region))
 
-    def _selected(self, condition: Condition, now_ms: int) -> Eligible:
-        """The items for which the condition holds, of those in the window."""
+    def _selected(self, condition: Condition, now_ms: int, asked: Filter | None, region: str) -> Eligible:
+        """The items for which the condition of a filter and a region holds, of those in the window."""
         window = self._by_time(now_ms)
         with self._lock:
-            kept = self._kept.get(condition)
+            kept = self._kept.get((condition, asked is None))
             if kept is not None and kept.version == window.version and kept.window is window.eligible:
-                self._kept.move_to_end(condition)
+                self._kept.move_to_end((condition, asked is None))
                 return kept.eligible
         version, mask = self.catalogue.select(condition)
         if version != window.version:  # an item has come or changed in between: its window is not known yet
             window = self._by_time(now_ms)
         if window.eligible is not None:
             mask &= window.eligible.of(np.arange(len(mask), dtype=np.int32))
-        eligible = Eligible(mask, narrowed=True)
+        wanted = 1.0 if asked is None else np.count_nonzero(mask) / max(1, self._offered(now_ms, region))
+        eligible = Eligible(mask, narrowed=True, wanted=wanted)
         with self._lock:
-            self._kept[condition] = _Kept(version, window.eligible, eligible)
-            self._kept.move_to_end(condition)
+            self._kept[condition, asked is None] = _Kept(version, window.eligible, eligible)
+            self._kept.move_to_end((condition, asked is None))
             while len(self._kept) > max(1, self._max_bytes // (_BYTES_PER_ITEM * max(1, len(mask)))):
                 self._kept.popitem(last=False)
         return eligible
+
+    def _offered(self, now_ms: int, region: str) -> int:
+        """How many items a request without a filter may show."""
+        eligible, alive = self.of(now_ms, None, region), self.catalogue.alive
+        return int(
+            np.count_nonzero(alive if eligible is None else alive[: len(eligible.mask)] & eligible.mask)
+        )
 
     def _by_time(self, now_ms: int) -> _Window:
         """The items that are out, and within their window."""

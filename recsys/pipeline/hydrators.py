@@ -21,6 +21,10 @@ _ITEM_ID = attrgetter("item_id")
 # names of the histories in `recsys.features.definitions`
 _NO_VISITS: list[Visit] = []
 ENGAGED, SEEN, DISLIKED = "engaged", "seen", "disliked"
+# A list is evidence of what the shop prefers (ADR 27) if its request left it the choice: a filter that leaves half of
+# what there is, and no place after the first hundred, where what is excluded, such as the pages before, counts.
+_LEAST_WANTED = 0.5
+_DEEPEST = 100
 
 
 class UserStates(Protocol):
@@ -53,8 +57,8 @@ class UserHydrator:
 
 @dataclass(frozen=True, eq=False)
 class EligibilityHydrator:
-    """`stages.QueryHydrator`: the items that time, region and filter of the request leave. Required: without it a list
-    could show an item outside its window."""
+    """`stages.QueryHydrator`: the items that time, region and filter of the request leave, and whether the request has
+    narrowed its list. Required: without it a list could show an item outside its window."""
 
     eligibility: Eligibility
     name: str = ELIGIBILITY
@@ -64,7 +68,9 @@ class EligibilityHydrator:
         asked = query.now_ms, query.filter, query.region
         eligible = self.eligibility.of(*asked)
         ineligible = self.eligibility.ineligible(*asked) if query.explain and eligible else {}
-        return replace(query, eligible=eligible, ineligible=ineligible)
+        deep = len(query.excluded_items) + query.k > _DEEPEST
+        narrowed = deep or (eligible is not None and eligible.wanted < _LEAST_WANTED)
+        return replace(query, eligible=eligible, ineligible=ineligible, narrowed=narrowed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recsys.contracts.events import CATEGORIES, CREATOR, Event, derived_id
 from recsys.contracts.text import CATEGORY_SEPARATOR
-from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.contracts.types import MS_PER_DAY, NARROWED, EventType
 from recsys.datasets.catalogue import items_path
 from recsys.items.item_table import items_table
 from recsys.lake.lake import EVENTS, day_writer, events_table, write_parquet
@@ -34,6 +34,7 @@ class HistoryConfig:
     k: int = 10
     popular_share: float = 0.5  # of a list's positions; the others are drawn from all live items
     max_lists: int = 5  # per session
+    narrowed_share: float = 0.0  # of the lists: as if the visitor had filtered them
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def write_history(
 def _sessions(world: World, behavior: Behavior, config: HistoryConfig) -> Iterator[list[Event]]:
     """The events of one session after the other, in order of their start."""
     shop, visitors = _Shop(world, config), dict[int, Visitor]()
+    rng = np.random.default_rng((world.config.seed, 5))
     for day in range(config.days):
         users, times = world.visits(day)
         shop.open(int(times[0]) if len(times) else 0)
@@ -91,8 +93,9 @@ def _sessions(world: World, behavior: Behavior, config: HistoryConfig) -> Iterat
                 done = actions(world, rows, response)
                 shop.count(rows[response.clicked])
                 event = partial(_event, world, user, f"past-{day}-{number}-{page}")
+                mark = NARROWED if rng.random() < config.narrowed_share else None
                 found += [
-                    event(EventType.IMPRESSION, row, now_ms, position)
+                    event(EventType.IMPRESSION, row, now_ms, position, mark)
                     for position, row in enumerate(rows.tolist())
                 ]
                 found += [event(a.type, a.row, now_ms + a.after_ms, a.position, a.value) for a in done]

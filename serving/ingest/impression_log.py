@@ -136,4 +136,5 @@ class ImpressionLog:
             features=shown.features,
             arm=query.arm,
             context=dict(query.context),
+            narrowed=query.narrowed,
         )

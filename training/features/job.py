@@ -53,7 +53,7 @@ from training.features.read_log import (
     with_user_bucket,
 )
 from training.features.sequences import sequences
-from training.features.trust import TRUST, Judgement, Verdicts, trusted, trusted_examples
+from training.features.trust import TRUST, Judgement, Verdicts, labelled_events, trusted, trusted_examples
 from training.features.trust_job import judged
 from training.features.write import DAY, SEQUENCES, day_column, write_examples, write_sequences
 
@@ -142,8 +142,8 @@ class _Log:
             return Verdicts(), Judgement(log=self.mark)
         days = self.counts.of_days
         verdicts, judgement = judged(spark, self.events, self.merged, start_of(max(days)) // MS_PER_DAY)
-        users = {day: verdicts.users_of(start_of(day) // MS_PER_DAY) for day in days}
-        suspects = {day: digest(found) for day, found in users.items() if found}
+        named = {day: verdicts.of_examples(start_of(day) // MS_PER_DAY) for day in days}
+        suspects = {day: digest(found) for day, found in named.items() if found}
         return verdicts, msgspec.structs.replace(judgement, suspects=suspects, log=self.mark)
 
 
@@ -230,6 +230,7 @@ def _groups(
     by_user = events.select("user_bucket", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 
     def labelled(rows: pa.Table) -> pa.Table:
+        rows = labelled_events(rows, known.value)
         found = label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
         return trusted_examples(found, known.value)
 

@@ -37,11 +37,11 @@ def day_mark(
 
     It names the rows that may label the day, because outcomes arrive late: a day is built early, and again when more
     have arrived, or others in their place. It names the merges up to its end, since one may be forgotten, and another
-    arrive; and the users whose day is left out.
+    arrive; and the suspects that are left out.
 
     Args:
         content: of the log, by day (`LogContent`).
-        suspects: `digest` of these users; empty: there are none.
+        suspects: `digest` of `Verdicts.of_examples`; empty: there are none.
     """
     end_ms = start_of(day) + MS_PER_DAY
     named = {"merges": _merges(merged, end_ms), "suspects": suspects}

@@ -7,7 +7,7 @@ buckets; `trusted` then removes rows. Events that features are made of stay: ser
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -16,16 +16,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from recsys.contracts.merges import Merges
-from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, NARROWED, EventType
 from recsys.trust.judge import backed, over_credit, overflowing
 from recsys.trust.rules import WHOLE
 from training.features.arrow_columns import OWNER, TIME, sorted_events
 from training.features.members import NO_MERGES, of_persons
 
 TRUST = "trust.json"  # in the examples' folder: what was left out
-REASONS = CLICKS, FAST = "clicks_without_impressions", "faster_than_people"  # why events are
-JUDGED_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME)
-_DAY = "day"
+# why events are
+REASONS = CLICKS, FAST, LISTS = "clicks_without_impressions", "faster_than_people", "narrowed_impressions"
+JUDGED_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "value")
+_DAY, _ITEM = "day", "item:"
 OTHERS = (
     ""  # in place of an id: many items that cannot be suspects, with more unbacked users than backed ones
 )
@@ -40,6 +41,7 @@ TALLY_SCHEMA = pa.schema(
         ("unbacked", pa.int64()),  # the others
         ("backed_events", pa.int64()),
         ("events", pa.int64()),  # that are left out if the verdict is suspect
+        ("narrowed", pa.int64()),  # impressions in lists that their requests narrowed: left out likewise
     ]
 )
 _WEEK = 7  # days: the window of what is weighed online (`recsys.features.definitions.WEIGHING`)
@@ -49,7 +51,7 @@ _TYPES = pa.array(sorted([*map(str, ENGAGEMENT), str(EventType.IMPRESSION)]))
 
 class Judgement(msgspec.Struct):
     """The content of `TRUST`: what was left out, by reason; the weights of suspect items (`weights_of`); of each
-    day with suspect users, a digest of their ids; and the mark of the log that was judged."""
+    day, a digest of the suspects that its examples depend on; and the mark of the log that was judged."""
 
     left_out: dict[str, int] = {}
     item_weights: dict[str, tuple[int, int]] = {}
@@ -59,10 +61,12 @@ class Judgement(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Suspects by UTC day: `items` (item_id, day), whose unbacked engagements are left out; `users` (user_id, day),
-    whose whole day is. `left_out`: events by reason."""
+    """Suspects by UTC day: `items` (item_id, day), whose unbacked engagements are left out; `lists`, those of them that
+    narrowed lists showed, whose impressions there are; `users` (user_id, day), whose whole day is. `left_out`: events
+    by reason."""
 
     items: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["item_id", _DAY]))
+    lists: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["item_id", _DAY]))
     users: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["user_id", _DAY]))
     left_out: Mapping[str, int] = field(default_factory=dict)
 
@@ -72,7 +76,7 @@ class Verdicts:
         users = tallies.filter(pc.is_valid(tallies.column("user_id")))
         parts = tallies.filter(pc.is_null(tallies.column("user_id")))
         summed = parts.group_by(["item_id", _DAY]).aggregate(
-            [(name, "sum") for name in ("backed", "unbacked", "events")]
+            [(name, "sum") for name in ("backed", "unbacked", "events", "narrowed")]
         )
         backed_users, unbacked_users, day = (
             np.asarray(summed.column(name), np.int64) for name in ("backed_sum", "unbacked_sum", _DAY)
@@ -82,10 +86,12 @@ class Verdicts:
         items = summed.filter(pc.and_(suspect, named))
         return cls(
             items.select(["item_id", _DAY]),
+            items.filter(pc.greater(items.column("narrowed_sum"), 0)).select(["item_id", _DAY]),
             users.select(["user_id", _DAY]),
             {
                 CLICKS: pc.sum(items.column("events_sum")).as_py() or 0,
                 FAST: pc.sum(users.column("events")).as_py() or 0,
+                LISTS: pc.sum(items.column("narrowed_sum")).as_py() or 0,
                 "item_days": items.num_rows,
                 "user_days": users.num_rows,
             },
@@ -94,10 +100,11 @@ class Verdicts:
     def __bool__(self) -> bool:
         return bool(self.items.num_rows or self.users.num_rows)
 
-    def users_of(self, day: int) -> list[str]:
-        """The users whose day is left out, by id."""
-        chosen = self.users.filter(pc.equal(self.users.column(_DAY), day))
-        return sorted(chosen.column("user_id").to_pylist())
+    def of_examples(self, day: int) -> list[str]:
+        """The suspects whom a day's examples depend on: users, then items that narrowed lists showed."""
+        users, items = (table.filter(pc.equal(table.column(_DAY), day)) for table in (self.users, self.lists))
+        named = (f"{_ITEM}{item_id}" for item_id in sorted(items.column("item_id").to_pylist()))
+        return [*sorted(users.column("user_id").to_pylist()), *named]
 
 
 def weights_of(tallies: pa.Table, verdicts: Verdicts, newest: int) -> dict[str, tuple[int, int]]:
@@ -126,6 +133,7 @@ def weights_of(tallies: pa.Table, verdicts: Verdicts, newest: int) -> dict[str, 
 
 def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
     """What `Verdicts.of` needs to know of some users, from all their events (`JUDGED_COLUMNS`): `TALLY_SCHEMA`."""
+    lists = _narrowed_lists(rows)
     rows = _judged(rows, merges)
     engaged, is_backed = _backed(rows)
     day = np.asarray(rows.column(TIME), np.int64) // MS_PER_DAY
@@ -138,13 +146,27 @@ def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
         np.bincount(place, events * (found[:, 3] == side), len(keys)).astype(np.int64) for side in (1, 0)
     ]
     ids = rows.column("item_id").combine_chunks().dictionary_encode().dictionary
-    items = {
-        "item_id": ids.take(pa.array(keys[:, 0])),
-        "user_id": pa.nulls(len(keys), pa.string()),
-        _DAY: keys[:, 1],
-        **dict(zip(("backed", "unbacked", "backed_events", "events"), (*sides, *numbers), strict=True)),
-    }
-    return pa.concat_tables([pa.table(items, schema=TALLY_SCHEMA), _fast_users(rows, engaged, day)])
+    names = ("backed", "unbacked", "backed_events", "events")
+    items = _tallies(
+        len(keys),
+        item_id=ids.take(pa.array(keys[:, 0])),
+        day=keys[:, 1],
+        **dict(zip(names, (*sides, *numbers), strict=True)),
+    )
+    return pa.concat_tables([items, lists, _fast_users(rows, engaged, day)])
+
+
+def _narrowed_lists(rows: pa.Table) -> pa.Table:
+    """How often narrowed lists showed an item on a day."""
+    rows = rows.filter(pa.array(_narrowed(rows)))
+    keys = pa.table({"item_id": rows.column("item_id"), _DAY: pc.divide(rows.column(TIME), MS_PER_DAY)})
+    found = keys.group_by(["item_id", _DAY]).aggregate([([], "count_all")])
+    return _tallies(
+        len(found),
+        item_id=found.column("item_id"),
+        day=found.column(_DAY),
+        narrowed=found.column("count_all"),
+    )
 
 
 def _fast_users(rows: pa.Table, engaged: NDArray[np.bool_], day: NDArray[np.int64]) -> pa.Table:
@@ -157,19 +179,16 @@ def _fast_users(rows: pa.Table, engaged: NDArray[np.bool_], day: NDArray[np.int6
     )
     fast = np.unique(place.ravel()[over])
     ids = rows.column("user_id").combine_chunks().dictionary_encode().dictionary
-    zeros = np.zeros(len(fast), np.int64)
-    return pa.table(
-        {
-            "item_id": pa.nulls(len(fast), pa.string()),
-            "user_id": ids.take(pa.array(days[fast, 0])),
-            _DAY: days[fast, 1],
-            "backed": zeros,
-            "unbacked": zeros,
-            "backed_events": zeros,
-            "events": events[fast],
-        },
-        schema=TALLY_SCHEMA,
+    return _tallies(
+        len(fast), user_id=ids.take(pa.array(days[fast, 0])), day=days[fast, 1], events=events[fast]
     )
+
+
+def _tallies(n: int, **known: Any) -> pa.Table:
+    """Rows of `TALLY_SCHEMA`; ids that are not given are null, numbers 0."""
+    zeros = np.zeros(n, np.int64)
+    missing = {f.name: pa.nulls(n, f.type) if f.type == pa.string() else zeros for f in TALLY_SCHEMA}
+    return pa.table(missing | known, schema=TALLY_SCHEMA)
 
 
 def trusted(rows: pa.Table, verdicts: Verdicts, merges: Merges = NO_MERGES) -> pa.Table:
@@ -182,15 +201,26 @@ def trusted(rows: pa.Table, verdicts: Verdicts, merges: Merges = NO_MERGES) -> p
     return rows.filter(pa.array(engaged & ~fast & ~pushed)).drop_columns([OWNER])
 
 
+def labelled_events(rows: pa.Table, verdicts: Verdicts) -> pa.Table:
+    """The events of some users that examples are made of: all but a suspect's impressions in narrowed lists."""
+    if not verdicts.lists.num_rows:
+        return rows
+    day = pc.divide(rows.column(TIME), MS_PER_DAY)
+    pushed = _among(rows.column("item_id"), day, verdicts.lists, "item_id") & _narrowed(rows)
+    return rows.filter(pa.array(~pushed))
+
+
 def trusted_examples(examples: pa.Table, verdicts: Verdicts) -> pa.Table:
-    """Examples without those of a day that is left out. One that is only `unbacked` labels no impression anyway."""
+    """Examples without those of a day that is left out."""
     day = pc.divide(examples.column(TIME), MS_PER_DAY)
     fast = _among(examples.column("user_id"), day, verdicts.users, "user_id")
     return examples.filter(pa.array(~fast))
 
 
 def _judged(rows: pa.Table, merges: Merges) -> pa.Table:
+    """Engagements, and the impressions that can back them."""
     rows = rows.filter(pc.is_in(rows.column("type"), value_set=_TYPES))
+    rows = rows.filter(pa.array(~_narrowed(rows)))
     return sorted_events(of_persons(rows, merges), OWNER)
 
 
@@ -200,6 +230,13 @@ def _backed(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     items = _codes(rows.column("item_id"))
     pair = _codes(rows.column(OWNER)) * (items.max(initial=0) + 1) + items
     return engaged, backed(pair, np.asarray(rows.column(TIME), np.int64), ~engaged)
+
+
+def _narrowed(rows: pa.Table) -> NDArray[np.bool_]:
+    """(n,) which rows are impressions of lists that their request narrowed."""
+    shown = pc.equal(rows.column("type"), str(EventType.IMPRESSION))
+    narrowed = pc.fill_null(pc.greater_equal(rows.column("value"), NARROWED), False)
+    return np.asarray(pc.and_(shown, narrowed), bool)
 
 
 def _among(ids: pa.ChunkedArray, day: pa.ChunkedArray, suspects: pa.Table, key: str) -> NDArray[np.bool_]:

@@ -65,12 +65,21 @@ def read_log(lake: Path) -> pa.Table:
     return flat.combine_chunks()
 
 
-def write_examples(log: pa.Table, items: Path, out: Path, days: int, nightly: bool, days_old: int = 0) -> int:
+def write_examples(
+    log: pa.Table,
+    items: Path,
+    out: Path,
+    days: int,
+    nightly: bool,
+    days_old: int = 0,
+    labelled: pa.Table | None = None,
+) -> int:
     """Label the impressions of the last `days` and add their features, as of the instant or (`nightly`) of the midnight
-    before; `days_old`: of that many midnights earlier. Writes `out`/dt=…; returns the number of rows."""
+    before; `days_old`: of that many midnights earlier. `labelled`: the events that are examples; None: all of the log,
+    which features are made of. Writes `out`/dt=…; returns the number of rows."""
     end_ms = (pc.max(log.column(TIME)).as_py() // MS_PER_DAY + 1) * MS_PER_DAY
     config = LabelConfig(end_ms - days * MS_PER_DAY, end_ms, negatives=0)
-    bare = label(log, config, tuple(REQUEST_TEXTS.values()))
+    bare = label(log if labelled is None else labelled, config, tuple(REQUEST_TEXTS.values()))
     bare = _with_items(bare, items)
     written = 0
     for day, rows, known in _by_day(bare, log, nightly, days_old):

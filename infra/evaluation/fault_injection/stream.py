@@ -320,6 +320,8 @@ def _impression(rng: random.Random, n: int, user: str, time_ms: int, items: Sequ
         for position, item in enumerate(rng.sample(items, 8))
     ]
     features = np.zeros((len(shown), 1), dtype=np.float32)
-    impression = Impression(f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint, shown, features)
+    impression = Impression(
+        f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint, shown, features, narrowed=n % 5 == 0
+    )
     # other producers may send JSON
     return impression_record(impression) if n % 2 else msgspec.json.encode(impression.to_dict())

@@ -41,7 +41,8 @@ def impressions(draw: st.DrawFn) -> Impression:
     width = draw(st.integers(1, 3))
     bits = draw(st.lists(st.integers(0, 2**32 - 1), min_size=len(items) * width, max_size=len(items) * width))
     features = np.array(bits, dtype=np.uint32).view(np.float32).reshape(len(items), width)
-    return replace(IMPRESSION, user_id=draw(TEXTS), items=items, features=features)
+    narrowed = draw(st.booleans())
+    return replace(IMPRESSION, user_id=draw(TEXTS), items=items, features=features, narrowed=narrowed)
 
 
 def the_same(read: Impression, written: Impression) -> bool:
@@ -69,14 +70,23 @@ def test_version_1_stays_readable() -> None:
 
 
 def test_a_version_that_is_not_known_is_refused_by_name() -> None:
-    with pytest.raises(InvalidEvent, match="version 2 is not known"):
-        read_impression(b"\x02" + VERSION_1[1:])
+    with pytest.raises(InvalidEvent, match="version 3 is not known"):
+        read_impression(b"\x03" + VERSION_1[1:])
+
+
+def test_the_version_says_that_a_list_was_narrowed() -> None:
+    narrowed = replace(IMPRESSION, narrowed=True)
+    assert impression_record(narrowed) == b"\x02" + VERSION_1[1:]
+    assert read_impression(b"\x02" + VERSION_1[1:]).narrowed
+    before = IMPRESSION.to_dict()
+    del before["narrowed"]  # as JSON was written before there was the mark
+    assert not read_impression(json.dumps(before).encode()).narrowed
 
 
 @given(st.binary(max_size=40) | st.integers(0, len(VERSION_1) - 1).map(lambda length: VERSION_1[:length]))
 def test_other_bytes_are_refused(value: bytes) -> None:
-    for tried in (value, b"\x01" + value):
-        if tried != VERSION_1:
+    for tried in (value, b"\x01" + value, b"\x02" + value):
+        if tried[1:] != VERSION_1[1:]:
             with pytest.raises(InvalidEvent):
                 read_impression(tried)
     assert isinstance(impression_text(value), str)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.events import new_id, parse_event
 from recsys.contracts.impressions import Impression, ShownItem, impression_events, parse_impression
-from recsys.contracts.types import EventType
+from recsys.contracts.types import NARROWED, EventType
 from recsys.lake.lake import events_table, impressions_table
 
 IMPRESSION = Impression(
@@ -99,11 +99,19 @@ def test_a_request_that_is_answered_twice_gives_the_same_ids(place: str) -> None
         {"context": {"device": 1}},
         {"context": "tv"},
         {"context": {str(n): "" for n in range(33)}},
+        {"narrowed": 1},
+        {"narrowed": None},
     ],
 )
 def test_a_broken_record_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InvalidEvent, match="impression"):
         parse_impression(IMPRESSION.to_dict() | change)
+
+
+def test_events_of_a_narrowed_list_say_so() -> None:
+    events = impression_events(replace(IMPRESSION, narrowed=True))
+    assert [event.value for event in events] == [NARROWED, NARROWED]
+    assert [replace(event, value=None) for event in events] == impression_events(IMPRESSION)
 
 
 def test_a_missing_field_is_refused() -> None:

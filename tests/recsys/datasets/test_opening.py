@@ -113,6 +113,7 @@ def test_one_table_with_its_mapping(tmp_path: Path) -> None:
         ("column: t}", "column: t, unit: days}", r"events\.time\.unit"),
         ("type: rating", "type: stars", r"events\.events\.0\.type"),
         ("type: rating", "type: rating, equals: x", "`equals` needs `when`"),
+        ("type: rating", "type: impression", "an impression has no `value`"),
         ("files: [events.csv]", "files: []", r"events\.files"),
         ("events:\n", "events: [\n", "not YAML: "),
     ],

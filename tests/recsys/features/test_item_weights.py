@@ -7,7 +7,7 @@ import pytest
 
 from recsys.contracts.events import Event
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.contracts.types import MS_PER_DAY, NARROWED, EventType
 from recsys.features.definitions import FEATURES, WEIGHING
 from recsys.features.item_columns import ItemColumns
 from recsys.items.catalogue import Catalogue
@@ -22,15 +22,14 @@ NOW = 1_750_000_000_000
 PUSHED = 4
 
 
-def state(row: int, shown: int, clicking: int, request: str | None = "r") -> EntityState:
-    """Of an item that some users were shown and others clicked on, within the hour."""
+def state(row: int, shown: int, clicking: int, request: str | None = "r", narrowed: int = 0) -> EntityState:
+    """Of an item that some users were shown and others clicked on, within the hour. `narrowed`: of `shown`."""
     found, counted = EntityState(), set[bytes]()
     for kind, users in ((EventType.IMPRESSION, shown), (EventType.CLICK, clicking)):
         for user in range(users):
-            at_ms = NOW - user - 1
-            named = Event(
-                f"{kind}{row}-{user}", kind, f"u{user}", ITEMS[row].item_id, at_ms, request_id=request
-            )
+            at_ms, item_id = NOW - user - 1, ITEMS[row].item_id
+            mark = NARROWED if kind is EventType.IMPRESSION and user < narrowed else None
+            named = Event(f"{kind}{row}-{user}", kind, f"u{user}", item_id, at_ms, request, value=mark)
             for delta in FEATURES.fold(named).of_item(counted):
                 found.change(delta)
     return found
@@ -72,6 +71,18 @@ def test_a_pushed_item_has_as_much_as_its_impressions_explain(request_id: str | 
     assert (weighed.values(others, NOW) == whole.values(others, NOW)).all()
     if request_id:
         assert value(weighed, "item_ctr_7d")[PUSHED] < 0.5 < 0.9 < value(whole, "item_ctr_7d")[PUSHED]
+
+
+def test_what_a_request_narrowed_is_no_evidence_and_was_shown_all_the_same() -> None:
+    weighed, whole = pair()
+    for columns in (weighed, whole):
+        columns.update(ITEMS[PUSHED].item_id, state(PUSHED, 230, 200, narrowed=200))
+    weighed.weigh()
+    assert 13 <= value(weighed, "item_engaged_decay7d")[PUSHED] <= 16, "as of 30 impressions"
+    assert value(weighed, "item_shown_7d")[PUSHED] == value(whole, "item_shown_7d")[PUSHED]
+    weighed.update(ITEMS[PUSHED].item_id, state(PUSHED, 230, 16, narrowed=0))
+    whole.update(ITEMS[PUSHED].item_id, state(PUSHED, 230, 16, narrowed=200))
+    assert (weighed.values(ROWS, NOW) == whole.values(ROWS, NOW)).all(), "no feature reads the mark"
 
 
 def test_it_is_not_popular_until_it_has_earned_it() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from recsys.contracts.types import MS_PER_MINUTE
+from recsys.contracts.types import MS_PER_MINUTE, Topic
 from tests.serving.conftest import NOW_MS, Api, click
 from tests.serving.waiting import eventually
 
@@ -51,6 +51,26 @@ def test_a_list_has_what_its_filter_wants_and_all_of_it(shop: Api) -> None:
     assert shop.list_of(k=5, filter="price > 100") == []
     category = shop.list_of(k=40, filter="'category-1' in categories and not item_id == 'item-001'")
     assert sorted(category) == [f"item-{n:03d}" for n in range(5, 40, 4)]
+
+
+def narrowed(shop: Api, **body: Any) -> bool:
+    """Whether the list of such a request is logged as narrowed."""
+    before = len(shop.logged(Topic.IMPRESSIONS))
+    assert shop.list_of(**body)
+    return bool(shop.logged(Topic.IMPRESSIONS, before + 1)[-1]["narrowed"])
+
+
+def test_a_list_is_logged_as_narrowed_where_the_request_left_the_shop_little_choice(shop: Api) -> None:
+    known = [f"item-{n:03d}" for n in range(40)]
+    assert not narrowed(shop, k=5)
+    assert not narrowed(shop, k=5, filter="not item_id == 'p10'"), "half of the items remain"
+    assert narrowed(shop, k=5, filter="price < 20")
+    assert narrowed(shop, k=5, filter="price < 20"), "from the cache"
+    assert narrowed(shop, k=5, filter="price < 20", region="de")
+    assert not narrowed(shop, k=5, region="de"), "a region is where the visitor is"
+    assert not narrowed(shop, k=5, exclude=known)
+    assert narrowed(shop, k=5, exclude=[*known, *(f"other-{n}" for n in range(56))]), "after the hundredth"
+    assert narrowed(shop, k=101)
 
 
 def test_seen_and_excluded_items_stay_hidden_from_a_filtered_list(shop: Api) -> None:

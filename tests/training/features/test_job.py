@@ -184,6 +184,7 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
     assert report.left_out == {
         "clicks_without_impressions": 20,
         "faster_than_people": 1_000,
+        "narrowed_impressions": 0,
         "item_days": 1,
         "user_days": 1,
     }
@@ -201,6 +202,19 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
     }
     shown = {e.event_id for e in honest if e.type is EventType.IMPRESSION}
     assert set(read(tmp_path / "all").column("example_id").to_pylist()) == shown
+
+
+def test_a_day_is_built_again_once_narrowed_lists_pushed_an_item_on_it(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    log = Log().honest()
+    honest = {e.event_id for e in log.events if e.type is EventType.IMPRESSION}
+    job = FeatureJob(str(write_lake(tmp_path, log.narrow("i1", 20).events)), str(tmp_path), buckets=3)
+    days = build(spark, replace(job, trust=False)).days
+    assert set(read(tmp_path).column("example_id").to_pylist()) > honest
+    report = build(spark, job)
+    assert (report.days, report.left_out["narrowed_impressions"]) == (days, 20)
+    assert set(read(tmp_path).column("example_id").to_pylist()) == honest
 
 
 def test_judging_the_log_or_not_is_heard_though_no_day_changes(

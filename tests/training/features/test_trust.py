@@ -9,12 +9,20 @@ import pytest
 
 from recsys.contracts.events import Event
 from recsys.contracts.merges import Merges, UserMerge
-from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, EventType
+from recsys.contracts.types import (
+    ENGAGEMENT,
+    MS_PER_DAY,
+    MS_PER_MINUTE,
+    MS_PER_SECOND,
+    NARROWED,
+    EventType,
+)
 from tests.training.features.feature_rows import event_rows
 from training.features.trust import (
     JUDGED_COLUMNS,
     TALLY_SCHEMA,
     Verdicts,
+    labelled_events,
     tally,
     trusted,
     trusted_examples,
@@ -47,9 +55,17 @@ class Log:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def add(self, kind: EventType, user: str, item: str, at_ms: int, request: str | None = None) -> None:
-        number = len(self.events)
-        self.events.append(Event(f"e{number}", kind, user, item, START_MS + at_ms, request_id=request))
+    def add(
+        self,
+        kind: EventType,
+        user: str,
+        item: str,
+        at_ms: int,
+        request: str | None = None,
+        value: float | None = None,
+    ) -> None:
+        number, time_ms = len(self.events), START_MS + at_ms
+        self.events.append(Event(f"e{number}", kind, user, item, time_ms, request, value=value))
 
     def honest(self, users: int = 40, items: int = 8, share: int = 3) -> "Log":
         """Everybody is shown every item and clicks on one in `share`."""
@@ -64,6 +80,13 @@ class Log:
     def push(self, item: str, attackers: int, request: str | None = None) -> "Log":
         for n in range(attackers):
             self.add(CLICK, f"fake{n}", item, n * MS_PER_SECOND, request)
+        return self
+
+    def narrow(self, item: str, attackers: int) -> "Log":
+        """Lists of an item alone, as a filter makes them, and a click on it."""
+        for n in range(attackers):
+            self.add(IMPRESSION, f"fake{n}", item, n * MS_PER_SECOND, f"f{n}", NARROWED)
+            self.add(CLICK, f"fake{n}", item, n * MS_PER_SECOND + 1, f"f{n}")
         return self
 
     def robot(self, clicks: int = 1_000) -> "Log":
@@ -130,12 +153,38 @@ def test_a_log_without_impressions_is_not_judged() -> None:
 def test_a_robots_day_is_left_out_and_its_examples() -> None:
     log = Log().honest().robot()
     verdicts = verdicts_of(log.events)
-    assert verdicts.users_of(DAY_ONE) == ["robot"]
-    assert verdicts.users_of(DAY_ONE + 1) == []
+    assert verdicts.of_examples(DAY_ONE) == ["robot"]
+    assert verdicts.of_examples(DAY_ONE + 1) == []
     stays = kept(log.events)
     assert "robot" not in {e.user_id for e in log.events if e.event_id in stays}
     examples = trusted_examples(rows_of(log.events), verdicts)
     assert set(examples.column("user_id").to_pylist()) == {f"u{n}" for n in range(40)}
+
+
+def test_a_list_that_its_request_narrowed_backs_no_click_and_labels_no_suspect() -> None:
+    log = Log().honest()
+    honest = list(log.events)
+    log.narrow("i1", 20)
+    verdicts = verdicts_of(log.events)
+    assert verdicts.items.to_pylist() == [{"item_id": "i1", "day": DAY_ONE}]
+    left_out = verdicts.left_out
+    assert (left_out["clicks_without_impressions"], left_out["narrowed_impressions"]) == (20, 20)
+    assert verdicts.of_examples(DAY_ONE) == ["item:i1"]
+    assert kept(log.events) == engaged(honest)
+    rows = rows_of(log.events)
+    stays = labelled_events(rows, verdicts).column("event_id").to_pylist()
+    clicks = {e.event_id for e in log.events if e.user_id.startswith("fake") and e.type is CLICK}
+    assert set(stays) == {e.event_id for e in honest} | clicks
+    assert labelled_events(rows, Verdicts()) is rows
+
+
+def test_a_few_who_filter_are_no_suspects() -> None:
+    log = Log().honest().narrow("i1", 3)
+    verdicts = verdicts_of(log.events)
+    assert not verdicts
+    assert verdicts.left_out["narrowed_impressions"] == 0
+    assert kept(log.events) == engaged(log.events)
+    assert labelled_events(rows_of(log.events), verdicts).num_rows == len(log.events)
 
 
 def test_what_was_shown_to_a_visitor_backs_the_user_who_logs_in() -> None:
@@ -153,7 +202,7 @@ def suspects(events: Sequence[Event]) -> Iterator[tuple[str, int]]:
     """The items' days, by the rules in words."""
     first_ms: dict[tuple[str, str], int] = {}
     for e in events:
-        if e.type is IMPRESSION:
+        if e.type is IMPRESSION and e.value != NARROWED:
             pair = e.user_id, e.item_id
             first_ms[pair] = min(first_ms.get(pair, e.event_time_ms), e.event_time_ms)
     for day in {e.event_time_ms // MS_PER_DAY for e in events}:
@@ -183,7 +232,8 @@ def test_random_logs_are_judged_by_the_rules(seed: int) -> None:
         at_ms = rng.randrange(3 * MS_PER_DAY)
         user, item = f"u{rng.randrange(40)}", f"i{rng.randrange(12)}"
         if rng.random() < (0.9 if int(item[1:]) < 10 else 0.0):
-            log.add(IMPRESSION, user, item, max(at_ms - 1, 0), "r")
+            mark = rng.choice([None, None, None, NARROWED])
+            log.add(IMPRESSION, user, item, max(at_ms - 1, 0), "r", mark)
         log.add(rng.choice([CLICK, EventType.LIKE, EventType.DWELL]), user, item, at_ms)
     found = verdicts_of(log.events, buckets=rng.randrange(1, 5))
     rows = {(row["item_id"], row["day"]) for row in found.items.to_pylist()}

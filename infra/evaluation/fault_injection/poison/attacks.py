@@ -1,5 +1,5 @@
 """What fake users do. They are visitors: they may ask for lists and report any event, but what is shown is not theirs
-to decide, except by a filter that narrows their own lists.
+to decide, except by a filter that narrows their own lists, which the API marks.
 
 Each fake user clicks on every target once a day, since popularity counts a user once a day (ADR 14), and hides it.
 """
@@ -13,13 +13,14 @@ import numpy as np
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.text import CATEGORY_SEPARATOR
 from recsys.contracts.time_rules import TimeRules
-from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, EventType
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, MS_PER_SECOND, NARROWED, EventType
 from recsys.simulation.world import Ints, World
 from serving.ingest.item_tokens import ItemTokens
 
 _COVER = 20  # clicks a day on other items
 _LIST = 10
-_NARROWED = 10  # lists of a fake user and day
+_LISTS = 10  # of a fake user and day
+_POPULAR_SHARE = 0.5  # of a list's places, as `recsys.simulation.history` fills them
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,15 @@ class _Writer:
     def __init__(self, scene: Scene, name: str) -> None:
         self._scene, self._name, self._number = scene, name, count()
 
-    def event(self, kind: EventType, fake: int, row: int, at_ms: int, request: str | None = None) -> Event:
+    def event(
+        self,
+        kind: EventType,
+        fake: int,
+        row: int,
+        at_ms: int,
+        request: str | None = None,
+        value: float | None = None,
+    ) -> Event:
         item = self._scene.world.item(row)
         return Event(
             event_id=f"{self._name}-{next(self._number)}",
@@ -59,6 +68,7 @@ class _Writer:
             event_time_ms=at_ms,
             request_id=request,
             position=0 if kind is EventType.IMPRESSION else None,
+            value=value,
             context={CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator},
         )
 
@@ -125,19 +135,37 @@ def narrowed(scene: Scene) -> Iterator[Event]:
     rng, write = np.random.default_rng((scene.seed, 14)), _Writer(scene, "narrowed")
     for day_ms in scene.days:
         for fake in range(scene.fakes):
-            for n in range(_NARROWED):
+            for n in range(_LISTS):
                 at_ms = day_ms + int(rng.integers(0, MS_PER_DAY - 60 * MS_PER_MINUTE))
                 request = f"narrowed-{day_ms}-{fake}-{n}"
                 for row in scene.targets.tolist():
-                    yield write.event(EventType.IMPRESSION, fake, row, at_ms, request)
+                    yield write.event(EventType.IMPRESSION, fake, row, at_ms, request, NARROWED)
                 for place, row in enumerate(scene.targets.tolist()):
                     yield write.event(
                         EventType.CLICK, fake, row, at_ms + (place + 1) * MS_PER_SECOND, request
                     )
 
 
+def patient(scene: Scene) -> Iterator[Event]:
+    """Ordinary lists, asked for again and again, and a click on each target that one of them shows."""
+    rng, write = np.random.default_rng((scene.seed, 15)), _Writer(scene, "patient")
+    alive = scene.alive()
+    for day_ms in scene.days:
+        for fake in range(scene.fakes):
+            for n in range(_LISTS):
+                at_ms = day_ms + int(rng.integers(0, MS_PER_DAY - 60 * MS_PER_MINUTE))
+                request = f"patient-{day_ms}-{fake}-{n}"
+                drawn = rng.choice(alive, _LIST, replace=False)
+                popular = rng.choice(scene.popular, _LIST, replace=False)
+                shown = np.unique(np.where(rng.random(_LIST) < _POPULAR_SHARE, popular, drawn))
+                for row in shown.tolist():
+                    yield write.event(EventType.IMPRESSION, fake, row, at_ms, request)
+                for row in np.intersect1d(shown, scene.targets).tolist():
+                    yield write.event(EventType.CLICK, fake, row, at_ms + MS_PER_SECOND, request)
+
+
 ATTACKS: Mapping[str, Callable[[Scene], Iterator[Event]]] = {
-    each.__name__: each for each in (random, bandwagon, coattails, burst, drip, narrowed)
+    each.__name__: each for each in (random, bandwagon, coattails, burst, drip, narrowed, patient)
 }
 
 

@@ -29,13 +29,22 @@ from recsys.simulation.world import Ints, World, WorldConfig, create_world
 from training import publish
 from training.features.arrow_columns import TIME
 from training.features.sequences import sequences
-from training.features.trust import TRUST, Judgement, Verdicts, tally, trusted, weights_of
+from training.features.trust import (
+    TRUST,
+    Judgement,
+    Verdicts,
+    labelled_events,
+    tally,
+    trusted,
+    weights_of,
+)
 from training.publish import PublishConfig
 
 CLEAN = "clean"
 _POPULAR = 50
 _ATTACK_DAYS = 3
 _SEARCHED = 0.05  # of the honest clicks: as many more come from a search, without a list
+_NARROWED = 0.1  # of the honest lists
 
 
 class Defence(StrEnum):
@@ -97,7 +106,8 @@ class Simulation:
         self.world = create_world(
             WorldConfig(seed=seed, users=config.users, items=config.items, days=config.days + 2)
         )
-        write_history(self.world, self._lake(CLEAN), HistoryConfig(days=config.days))
+        history = HistoryConfig(days=config.days, narrowed_share=_NARROWED)
+        write_history(self.world, self._lake(CLEAN), history)
         self.now_ms = self.world.config.start_ms + config.days * MS_PER_DAY
         self._write(CLEAN, "search", _searches(self.world, read_log(self._lake(CLEAN)), seed))
         self._player: tuple[Path, Player] | None = None
@@ -154,35 +164,38 @@ class Simulation:
         )
 
     def _bundle(self, attack: str, defence: Defence) -> Bundle:
-        """The ranker learns from impressions, so no verdict about clicks without one changes its rows: it is trained
-        once per log."""
+        """The ranker learns from impressions, so a verdict changes its rows only where lists were narrowed to push an
+        item: else it is trained once per log."""
         lake, size = self._attacked(attack, defence), self._config.size
         home, clean = lake.parent, defence.of_training
         version = f"{home.name}-{'judged' if clean else 'all'}"
         bundles = self._home / "bundles"
         if (bundles / version).exists():
             return open_bundle(bundles / version)
-        log, items = read_log(lake), lake / "items" / "items.parquet"
-        if not (home / "ranker").exists():
-            console.print(f"next: train the ranker on {home.name}")
-            write_examples(log, items, home / "examples", self._config.example_days, nightly=False)
-            train_own_ranker(size, self._seed, home, lake, home / "examples")
-        console.print(f"next: train the two-tower on {version}")
-        towers, rows = self._home / version, log
+        log = read_log(lake)
+        towers, rows, labelled = self._home / version, log, log
         if clean:
             tallies = tally(log)
             verdicts = Verdicts.of(tallies)
-            rows = trusted(log, verdicts)
+            rows, labelled = trusted(log, verdicts), labelled_events(log, verdicts)
             judgement = Judgement(
                 dict(verdicts.left_out), weights_of(tallies, verdicts, self.now_ms // MS_PER_DAY - 1)
             )
             atomic_write(towers / TRUST, msgspec.json.encode(judgement))
+        ranker = home if len(labelled) == len(log) else towers
+        if not (ranker / "ranker").exists():
+            console.print(f"next: train the ranker on {ranker.name}")
+            examples, items = ranker / "examples", lake / "items" / "items.parquet"
+            days = self._config.example_days
+            write_examples(log, items, examples, days, nightly=False, labelled=labelled)
+            train_own_ranker(size, self._seed, ranker, lake, examples)
+        console.print(f"next: train the two-tower on {version}")
         train_towers(size, self._seed, towers, lake, sequences(rows))
         return publish.main(
             PublishConfig(
                 lake=lake,
                 two_tower=towers / "two_tower",
-                ranker=home / "ranker",
+                ranker=ranker / "ranker",
                 bundles=bundles,
                 examples=towers,
                 version=version,

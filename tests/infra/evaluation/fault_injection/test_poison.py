@@ -9,7 +9,7 @@ from infra.evaluation.fault_injection.poison.attacks import ATTACKS, Scene, with
 from infra.evaluation.fault_injection.poison.drill import Cell, PoisonDrill, result
 from infra.evaluation.fault_injection.poison.simulated import CLEAN, Defence, Judged, Played
 from recsys.contracts.events import Event
-from recsys.contracts.types import MS_PER_DAY, EventType
+from recsys.contracts.types import MS_PER_DAY, NARROWED, EventType
 from recsys.lake.lake import events_table
 from recsys.simulation.world import WorldConfig, create_world
 from training.features.trust import JUDGED_COLUMNS, Verdicts, tally
@@ -19,6 +19,7 @@ NOW_MS = WORLD.config.start_ms + 7 * MS_PER_DAY
 ALIVE = WORLD.alive(NOW_MS)
 SCENE = Scene(WORLD, 12, ALIVE[-3:], ALIVE[:50], NOW_MS - 3 * MS_PER_DAY, NOW_MS)
 TARGETS = {f"i{row}" for row in SCENE.targets.tolist()}
+OF_LISTS = ("narrowed", "patient")  # whose lists show the targets
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -29,8 +30,10 @@ def test_fake_users_are_visitors(name: str) -> None:
     assert len({e.user_id for e in events}) <= SCENE.fakes
     assert all(e.event_time_ms < NOW_MS for e in events)
     shown = {e.item_id for e in events if e.type is EventType.IMPRESSION}
-    assert bool(shown & TARGETS) == (name == "narrowed"), (
-        "what is shown is not theirs to decide, but by a filter"
+    assert bool(shown & TARGETS) == (name in OF_LISTS)
+    marked = {e.value for e in events if e.type is EventType.IMPRESSION and e.item_id in TARGETS}
+    assert marked == {"narrowed": {NARROWED}, "patient": {None}}.get(name, set()), (
+        "what is shown is not theirs to decide, but by a filter, which the API marks, or by chance"
     )
     assert {e.item_id for e in events if e.type is EventType.CLICK} >= TARGETS
 
@@ -44,7 +47,15 @@ def test_a_drip_is_of_three_fake_users_per_item_and_day() -> None:
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("random", 3), ("bandwagon", 3), ("coattails", 3), ("burst", 3), ("drip", 0), ("narrowed", 0)],
+    [
+        ("random", 3),
+        ("bandwagon", 3),
+        ("coattails", 3),
+        ("burst", 3),
+        ("drip", 0),
+        ("narrowed", 3),
+        ("patient", 0),
+    ],
 )
 def test_in_an_honest_log_each_attack_with_enough_unbacked_clicks_is_found(name: str, found: int) -> None:
     rng = np.random.default_rng(0)
@@ -65,8 +76,8 @@ def test_with_tokens_an_outcome_was_shown_and_counts_once(name: str) -> None:
     assert set(outcomes) <= shown
     assert len(set(outcomes)) == len(outcomes)
     claimed = {e.item_id for e in events if e.type is EventType.CLICK and e.request_id is not None} & TARGETS
-    assert bool(claimed) == (name in ("coattails", "burst", "drip", "narrowed"))
-    assert bool({item for _, _, item in outcomes} & TARGETS) == (name == "narrowed")
+    assert bool(claimed) == (name in ("coattails", "burst", "drip", *OF_LISTS))
+    assert bool({item for _, _, item in outcomes} & TARGETS) == (name in OF_LISTS)
 
 
 def _honest(rng: np.random.Generator) -> list[Event]:
