@@ -213,7 +213,7 @@ def _serve(
             for position, i in enumerate(fixture.items[row] for row in rows)
         ]
         ids = f"{name}-{n}", user.user_id, now_ms, "parity", FEATURES.fingerprint
-        lists.append(Impression(*ids, items=shown, features=matrix, context=context))
+        lists.append(Impression(*ids, items=shown, features=matrix, context=context, narrowed=n % 3 == 0))
     return lists
 
 

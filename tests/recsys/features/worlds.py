@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from recsys.contracts.events import CATEGORIES, CREATOR, Event
 from recsys.contracts.text import CATEGORY_SEPARATOR
-from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, EventType, Item, User
+from recsys.contracts.types import MS_PER_DAY, MS_PER_MINUTE, NARROWED, EventType, Item, User
 
 START_MS = 19_100 * MS_PER_DAY
 _TYPES = [*EventType, EventType.IMPRESSION, EventType.IMPRESSION, EventType.CLICK]
@@ -59,6 +59,8 @@ def random_log(
             value = rng.choice([None, -1.0, 0.5, 1500.0, 2500.5, 60_000.0])
         elif kind is EventType.RATING:
             value = rng.choice([None, 0.5, 3.5, 4.0, 5.0])
+        elif kind is EventType.IMPRESSION:
+            value = rng.choice([None, None, NARROWED])
         context = {CATEGORIES: CATEGORY_SEPARATOR.join(item.categories), CREATOR: item.creator, "tab": "1"}
         events.append(
             Event(
