@@ -1,7 +1,7 @@
 """`recsys drill poison`: fake users push items, against each defence and none (ADR 27).
 
-1. A simulated shop is attacked in seven ways. For each attack and defence its models are trained, and honest visitors of
-   the day after are shown lists: how often are the pushed items in them, and how many clicks do the lists bring?
+1. A simulated shop is attacked in seven ways. For each attack and defence its models are trained, and honest visitors
+   of the day after are shown lists: how often are the pushed items in them, and how many clicks do the lists bring?
 2. The control is the same attack without a defence: it must succeed, or the drill shows nothing.
 3. A burst of fake clicks goes through a real broker, worker and Redis.
 """
