@@ -13,14 +13,14 @@ class Eligible:
 
     mask: (n,) bool. Rows from n on, which are newer than the mask, are not eligible.
     narrowed: by a filter or a region, not by time alone, so deleted items are left out as well.
-    wanted: the share that a filter leaves of what time and region do; 1 without a filter.
+    offered: how many items time and region leave, before a filter; None: as many as are eligible.
     """
 
-    def __init__(self, mask: NDArray[np.bool_], narrowed: bool = False, wanted: float = 1.0) -> None:
+    def __init__(self, mask: NDArray[np.bool_], narrowed: bool = False, offered: int | None = None) -> None:
         self.mask = mask
         self.narrowed = narrowed
-        self.wanted = wanted
         self.count = int(np.count_nonzero(mask))
+        self.offered = self.count if offered is None else offered
 
     @property
     def hidden(self) -> int:

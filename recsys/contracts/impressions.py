@@ -29,6 +29,9 @@ from recsys.contracts.events import (
 from recsys.contracts.text import free_text
 from recsys.contracts.types import NARROWED, EventType
 
+# From this place on, which one request may reach or a later page, a list is narrowed for its items (ADR 27): no visitor
+# looks that far without wanting to.
+DEEP = 100
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -189,7 +192,7 @@ def impression_events(impression: Impression) -> list[Event]:
             event_time_ms=impression.time_ms,
             request_id=impression.request_id,
             position=item.position,
-            value=NARROWED if impression.narrowed else None,
+            value=NARROWED if impression.narrowed or item.position >= DEEP else None,
             context=item_context(impression.context, item.categories, item.creator),
         )
         for item in impression.items

@@ -117,8 +117,8 @@ class Eligibility:
             window = self._by_time(now_ms)
         if window.eligible is not None:
             mask &= window.eligible.of(np.arange(len(mask), dtype=np.int32))
-        wanted = 1.0 if asked is None else np.count_nonzero(mask) / max(1, self._offered(now_ms, region))
-        eligible = Eligible(mask, narrowed=True, wanted=wanted)
+        offered = None if asked is None else self.offered(now_ms, region)
+        eligible = Eligible(mask, narrowed=True, offered=offered)
         with self._lock:
             self._kept[condition, asked is None] = _Kept(version, window.eligible, eligible)
             self._kept.move_to_end((condition, asked is None))
@@ -126,7 +126,7 @@ class Eligibility:
                 self._kept.popitem(last=False)
         return eligible
 
-    def _offered(self, now_ms: int, region: str) -> int:
+    def offered(self, now_ms: int, region: str = "") -> int:
         """How many items a request without a filter may show."""
         eligible, alive = self.of(now_ms, None, region), self.catalogue.alive
         return int(

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from msgspec.structs import replace
 
+from recsys.contracts.eligible import Eligible
+from recsys.contracts.impressions import DEEP
 from recsys.contracts.request import ELIGIBILITY, Query, Rows
 from recsys.contracts.state import EntityState, Visit
 from recsys.items.catalogue import Catalogue
@@ -21,10 +23,7 @@ _ITEM_ID = attrgetter("item_id")
 # names of the histories in `recsys.features.definitions`
 _NO_VISITS: list[Visit] = []
 ENGAGED, SEEN, DISLIKED = "engaged", "seen", "disliked"
-# A list is evidence of what the shop prefers (ADR 27) if its request left it the choice: a filter that leaves half of
-# what there is, and no place after the first hundred, where what is excluded, such as the pages before, counts.
-_LEAST_WANTED = 0.5
-_DEEPEST = 100
+_LEAST_LEFT = 0.5
 
 
 class UserStates(Protocol):
@@ -68,9 +67,18 @@ class EligibilityHydrator:
         asked = query.now_ms, query.filter, query.region
         eligible = self.eligibility.of(*asked)
         ineligible = self.eligibility.ineligible(*asked) if query.explain and eligible else {}
-        deep = len(query.excluded_items) + query.k > _DEEPEST
-        narrowed = deep or (eligible is not None and eligible.wanted < _LEAST_WANTED)
+        narrowed = self._narrowed(query, eligible)
         return replace(query, eligible=eligible, ineligible=ineligible, narrowed=narrowed)
+
+    def _narrowed(self, query: Query, eligible: Eligible | None) -> bool:
+        """A list is evidence of what the shop prefers (ADR 27) if its request left it the choice: half of what there
+        is, without what is excluded, such as the pages before, and no place after the first hundred."""
+        if query.filter is None and not query.excluded_items:
+            return False
+        offered = eligible.offered if eligible else self.eligibility.offered(query.now_ms, query.region)
+        excluded = len(self.eligibility.catalogue.rows_of(query.excluded_items))
+        left = (eligible.count if eligible else offered) - excluded
+        return excluded >= DEEP or left < _LEAST_LEFT * offered
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,7 @@ from training.features.read_log import (
     with_user_bucket,
 )
 from training.features.sequences import sequences
-from training.features.trust import TRUST, Judgement, Verdicts, labelled_events, trusted, trusted_examples
+from training.features.trust import TRUST, Judgement, Verdicts, trusted, trusted_examples
 from training.features.trust_job import judged
 from training.features.write import DAY, SEQUENCES, day_column, write_examples, write_sequences
 
@@ -230,9 +230,8 @@ def _groups(
     by_user = events.select("user_bucket", *common, *ITEM_CONTEXT).groupBy("user_bucket")
 
     def labelled(rows: pa.Table) -> pa.Table:
-        rows = labelled_events(rows, known.value)
         found = label(rows, config, tuple(REQUEST_TEXTS.values()), popularity.value)
-        return trusted_examples(found, known.value)
+        return trusted_examples(found, rows, known.value)
 
     bare = events.groupBy("user_bucket").applyInArrow(labelled, from_arrow_schema(BARE_SCHEMA))
     bare = bare.where(day_column().isin(list(days)))  # days in between may be up to date

@@ -6,7 +6,7 @@ buckets; `trusted` then removes rows. Events that features are made of stay: ser
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import msgspec
@@ -23,10 +23,10 @@ from training.features.arrow_columns import OWNER, TIME, sorted_events
 from training.features.members import NO_MERGES, of_persons
 
 TRUST = "trust.json"  # in the examples' folder: what was left out
-# why events are
+# by which events are left out
 REASONS = CLICKS, FAST, LISTS = "clicks_without_impressions", "faster_than_people", "narrowed_impressions"
 JUDGED_COLUMNS = ("event_id", "type", "user_id", "item_id", TIME, "value")
-_DAY, _ITEM = "day", "item:"
+_DAY, _ITEM = "day", "\x1f"  # no id has this character
 OTHERS = (
     ""  # in place of an id: many items that cannot be suspects, with more unbacked users than backed ones
 )
@@ -61,8 +61,8 @@ class Judgement(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Suspects by UTC day: `items` (item_id, day), whose unbacked engagements are left out; `lists`, those of them that
-    narrowed lists showed, whose impressions there are; `users` (user_id, day), whose whole day is. `left_out`: events
+    """Suspects by UTC day: `items` (item_id, day), whose unbacked engagements are left out; `lists` (item_id, day), of
+    whose narrowed lists the item's impressions are; `users` (user_id, day), whose whole day is. `left_out`: events
     by reason."""
 
     items: pa.Table = field(default_factory=lambda: TALLY_SCHEMA.empty_table().select(["item_id", _DAY]))
@@ -76,7 +76,7 @@ class Verdicts:
         users = tallies.filter(pc.is_valid(tallies.column("user_id")))
         parts = tallies.filter(pc.is_null(tallies.column("user_id")))
         summed = parts.group_by(["item_id", _DAY]).aggregate(
-            [(name, "sum") for name in ("backed", "unbacked", "events", "narrowed")]
+            [(name, "sum") for name in ("backed", "unbacked", "events")]
         )
         backed_users, unbacked_users, day = (
             np.asarray(summed.column(name), np.int64) for name in ("backed_sum", "unbacked_sum", _DAY)
@@ -84,18 +84,34 @@ class Verdicts:
         suspect = pa.array(over_credit(backed_users, unbacked_users, day))
         named = pc.fill_null(pc.not_equal(summed.column("item_id"), OTHERS), False)
         items = summed.filter(pc.and_(suspect, named))
-        return cls(
+        found = cls(
             items.select(["item_id", _DAY]),
-            items.filter(pc.greater(items.column("narrowed_sum"), 0)).select(["item_id", _DAY]),
+            cls().lists,
             users.select(["user_id", _DAY]),
             {
                 CLICKS: pc.sum(items.column("events_sum")).as_py() or 0,
                 FAST: pc.sum(users.column("events")).as_py() or 0,
-                LISTS: pc.sum(items.column("narrowed_sum")).as_py() or 0,
                 "item_days": items.num_rows,
                 "user_days": users.num_rows,
             },
         )
+
+        return found.with_lists(tallies)
+
+    def with_lists(self, tallies: pa.Table) -> Self:
+        """And the narrowed lists of items that are suspect on that day, or on the next: clicks come later.
+
+        Args:
+            tallies: at least the rows of the suspect items.
+        """
+        rows = tallies.filter(pc.greater(tallies.column("narrowed"), 0))
+        days = rows.column(_DAY), pc.add(rows.column(_DAY), 1)
+        same, next_day = (_among(rows.column("item_id"), day, self.items, "item_id") for day in days)
+        rows = rows.filter(pa.array(same | next_day))
+        lists = rows.group_by(["item_id", _DAY]).aggregate([("narrowed", "sum")])
+        count = pc.sum(lists.column("narrowed_sum")).as_py() or 0
+        left_out = {**self.left_out, LISTS: count}
+        return replace(self, lists=lists.select(["item_id", _DAY]), left_out=left_out)
 
     def __bool__(self) -> bool:
         return bool(self.items.num_rows or self.users.num_rows)
@@ -133,8 +149,9 @@ def weights_of(tallies: pa.Table, verdicts: Verdicts, newest: int) -> dict[str, 
 
 def tally(rows: pa.Table, merges: Merges = NO_MERGES) -> pa.Table:
     """What `Verdicts.of` needs to know of some users, from all their events (`JUDGED_COLUMNS`): `TALLY_SCHEMA`."""
+    rows = _persons(rows, merges)
     lists = _narrowed_lists(rows)
-    rows = _judged(rows, merges)
+    rows = rows.filter(pa.array(~_narrowed(rows)))
     engaged, is_backed = _backed(rows)
     day = np.asarray(rows.column(TIME), np.int64) // MS_PER_DAY
     owner, item = _codes(rows.column(OWNER)), _codes(rows.column("item_id"))
@@ -201,26 +218,36 @@ def trusted(rows: pa.Table, verdicts: Verdicts, merges: Merges = NO_MERGES) -> p
     return rows.filter(pa.array(engaged & ~fast & ~pushed)).drop_columns([OWNER])
 
 
-def labelled_events(rows: pa.Table, verdicts: Verdicts) -> pa.Table:
-    """The events of some users that examples are made of: all but a suspect's impressions in narrowed lists."""
-    if not verdicts.lists.num_rows:
-        return rows
-    day = pc.divide(rows.column(TIME), MS_PER_DAY)
-    pushed = _among(rows.column("item_id"), day, verdicts.lists, "item_id") & _narrowed(rows)
-    return rows.filter(pa.array(~pushed))
+def trusted_examples(examples: pa.Table, rows: pa.Table, verdicts: Verdicts) -> pa.Table:
+    """Examples without those of a day that is left out, and without a suspect's impressions in narrowed lists: with
+    these go the outcomes that belong to them, which would else be another list's.
 
-
-def trusted_examples(examples: pa.Table, verdicts: Verdicts) -> pa.Table:
-    """Examples without those of a day that is left out."""
+    Args:
+        rows: the events that the examples were made of.
+    """
     day = pc.divide(examples.column(TIME), MS_PER_DAY)
-    fast = _among(examples.column("user_id"), day, verdicts.users, "user_id")
-    return examples.filter(pa.array(~fast))
+    left_out = _among(examples.column("user_id"), day, verdicts.users, "user_id")
+    if verdicts.lists.num_rows:
+        shown = rows.filter(pa.array(_narrowed(rows)))
+        day = pc.divide(shown.column(TIME), MS_PER_DAY)
+        pushed = shown.filter(pa.array(_among(shown.column("item_id"), day, verdicts.lists, "item_id")))
+        theirs, known = (
+            pc.binary_join_element_wise(table.column("user_id"), table.column(name), _ITEM)
+            for table, name in ((pushed, "event_id"), (examples, "example_id"))
+        )
+        left_out |= np.asarray(pc.is_in(known, value_set=theirs.combine_chunks()), bool)
+    return examples.filter(pa.array(~left_out))
 
 
 def _judged(rows: pa.Table, merges: Merges) -> pa.Table:
     """Engagements, and the impressions that can back them."""
+    rows = _persons(rows, merges)
+    return rows.filter(pa.array(~_narrowed(rows)))
+
+
+def _persons(rows: pa.Table, merges: Merges) -> pa.Table:
+    """Engagements and impressions, each once, by person and time."""
     rows = rows.filter(pc.is_in(rows.column("type"), value_set=_TYPES))
-    rows = rows.filter(pa.array(~_narrowed(rows)))
     return sorted_events(of_persons(rows, merges), OWNER)
 
 

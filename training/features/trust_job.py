@@ -42,6 +42,7 @@ def judged(
     verdicts = Verdicts.of(few.toArrow().cast(TALLY_SCHEMA))
     suspects = summed.where(sf.col("item_id").isin(pc.unique(verdicts.items.column("item_id")).to_pylist()))
     found = suspects.toArrow().cast(TALLY_SCHEMA) if verdicts.items.num_rows else TALLY_SCHEMA.empty_table()
+    verdicts = verdicts.with_lists(found)
     weights = weights_of(found, verdicts, newest)
     summed.unpersist()
     return verdicts, Judgement(dict(verdicts.left_out), weights)

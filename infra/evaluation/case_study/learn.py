@@ -26,6 +26,7 @@ from training.features.arrow_columns import TIME
 from training.features.kernel import ITEM_TEXTS, REQUEST_TEXTS, USER_TEXTS, item_side, user_side
 from training.features.labels import ITEM_CONTEXT, LabelConfig, label
 from training.features.sequences import sequences
+from training.features.trust import Verdicts, trusted_examples
 from training.publish import PublishConfig
 from training.ranker import train as train_ranker
 from training.ranker.loop import LoopConfig
@@ -72,14 +73,15 @@ def write_examples(
     days: int,
     nightly: bool,
     days_old: int = 0,
-    labelled: pa.Table | None = None,
+    verdicts: Verdicts | None = None,
 ) -> int:
     """Label the impressions of the last `days` and add their features, as of the instant or (`nightly`) of the midnight
-    before; `days_old`: of that many midnights earlier. `labelled`: the events that are examples; None: all of the log,
-    which features are made of. Writes `out`/dt=…; returns the number of rows."""
+    before; `days_old`: of that many midnights earlier. `verdicts`: which examples are left out. Writes `out`/dt=…;
+    returns the number of rows."""
     end_ms = (pc.max(log.column(TIME)).as_py() // MS_PER_DAY + 1) * MS_PER_DAY
     config = LabelConfig(end_ms - days * MS_PER_DAY, end_ms, negatives=0)
-    bare = label(log if labelled is None else labelled, config, tuple(REQUEST_TEXTS.values()))
+    bare = label(log, config, tuple(REQUEST_TEXTS.values()))
+    bare = trusted_examples(bare, log, verdicts) if verdicts else bare
     bare = _with_items(bare, items)
     written = 0
     for day, rows, known in _by_day(bare, log, nightly, days_old):

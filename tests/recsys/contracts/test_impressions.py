@@ -112,6 +112,9 @@ def test_events_of_a_narrowed_list_say_so() -> None:
     events = impression_events(replace(IMPRESSION, narrowed=True))
     assert [event.value for event in events] == [NARROWED, NARROWED]
     assert [replace(event, value=None) for event in events] == impression_events(IMPRESSION)
+    first, second = IMPRESSION.items
+    deep = replace(IMPRESSION, items=(replace(first, position=99), replace(second, position=100)))
+    assert [event.value for event in impression_events(deep)] == [None, NARROWED]
 
 
 def test_a_missing_field_is_refused() -> None:

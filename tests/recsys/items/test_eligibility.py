@@ -152,9 +152,9 @@ def test_masks_are_what_a_look_at_each_item_gives_while_the_catalogue_changes(rn
                 alive and out(catalogue.item(row), now_ms, region)
                 for row, alive in enumerate(catalogue.alive.tolist())
             )
-            assert eligible.wanted == eligible.count / max(1, offered)
+            assert eligible.offered == eligibility.offered(now_ms, region) == offered
             of_region = eligibility.of(now_ms, None, region)
-            assert of_region is None or of_region.wanted == 1
+            assert of_region is None or of_region.offered == of_region.count
             why = eligibility.ineligible(now_ms, one, region)
             hidden = np.flatnonzero(catalogue.alive & ~eligible.mask)
             assert sorted(set().union(*(rows.tolist() for rows in why.values()))) == hidden.tolist()

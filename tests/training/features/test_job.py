@@ -21,7 +21,7 @@ from recsys.contracts.errors import InvalidData
 from recsys.contracts.event_log import partition_of
 from recsys.contracts.events import Event
 from recsys.contracts.merges import Merges, UserMerge
-from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, EventType, Topic
+from recsys.contracts.types import ENGAGEMENT, MS_PER_DAY, MS_PER_MINUTE, EventType, Topic
 from recsys.features.definitions import FEATURES, STARRED
 from recsys.features.describe import DEFINITIONS, differences
 from recsys.features.reference import ReferenceSource, reference_features
@@ -207,13 +207,15 @@ def test_suspects_are_left_out_and_counted(spark: SparkSession, tmp_path: Path) 
 def test_a_day_is_built_again_once_narrowed_lists_pushed_an_item_on_it(
     spark: SparkSession, tmp_path: Path
 ) -> None:
-    log = Log().honest()
-    honest = {e.event_id for e in log.events if e.type is EventType.IMPRESSION}
-    job = FeatureJob(str(write_lake(tmp_path, log.narrow("i1", 20).events)), str(tmp_path), buckets=3)
-    days = build(spark, replace(job, trust=False)).days
-    assert set(read(tmp_path).column("example_id").to_pylist()) > honest
+    log = Log().honest().narrow_before_midnight("i1", 20, 20 * MS_PER_MINUTE)
+    shown = [e for e in log.events if e.type is EventType.IMPRESSION]
+    job = FeatureJob(str(write_lake(tmp_path, log.events)), str(tmp_path), buckets=3)
+    first, second = build(spark, replace(job, trust=False)).days
+    assert set(read(tmp_path).column("example_id").to_pylist()) == {e.event_id for e in shown}
     report = build(spark, job)
-    assert (report.days, report.left_out["narrowed_impressions"]) == (days, 20)
+    assert (report.days, report.skipped) == ((first,), (second,)), "the lists' day, not the clicks'"
+    assert report.left_out["narrowed_impressions"] == 20
+    honest = {e.event_id for e in shown if e.value is None}
     assert set(read(tmp_path).column("example_id").to_pylist()) == honest
 
 

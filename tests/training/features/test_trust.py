@@ -3,6 +3,7 @@
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import pyarrow as pa
 import pytest
@@ -18,11 +19,11 @@ from recsys.contracts.types import (
     EventType,
 )
 from tests.training.features.feature_rows import event_rows
+from training.features.labels import LabelConfig, label
 from training.features.trust import (
     JUDGED_COLUMNS,
     TALLY_SCHEMA,
     Verdicts,
-    labelled_events,
     tally,
     trusted,
     trusted_examples,
@@ -89,6 +90,17 @@ class Log:
             self.add(CLICK, f"fake{n}", item, n * MS_PER_SECOND + 1, f"f{n}")
         return self
 
+    def narrow_before_midnight(self, item: str, attackers: int, later_ms: int) -> "Log":
+        """Such lists ten minutes before midnight, and the clicks later; then honest ones of a day that is judged."""
+        asked_ms = MS_PER_DAY - 10 * MS_PER_MINUTE
+        for n in range(attackers):
+            self.add(IMPRESSION, f"fake{n}", item, asked_ms, f"f{n}", NARROWED)
+            self.add(CLICK, f"fake{n}", item, asked_ms + later_ms, f"f{n}")
+        for n, other in product(range(10), ("i2", "i3", "i4")):
+            self.add(IMPRESSION, f"u{n}", other, MS_PER_DAY, "r")
+            self.add(CLICK, f"u{n}", other, MS_PER_DAY + 1, "r")
+        return self
+
     def robot(self, clicks: int = 1_000) -> "Log":
         """A hundred clicks per second, each on what was shown."""
         for n in range(clicks):
@@ -100,6 +112,14 @@ class Log:
 def kept(events: Sequence[Event], merges: Merges | None = None) -> set[str]:
     found = trusted(rows_of(events), verdicts_of(events, merges), merges or Merges())
     return set(found.column("event_id").to_pylist())
+
+
+def labelled(events: Sequence[Event], verdicts: Verdicts) -> set[tuple[str, int]]:
+    """The examples, each with whether it was clicked."""
+    rows = event_rows(events)
+    end_ms = START_MS + 9 * MS_PER_DAY
+    found = trusted_examples(label(rows, LabelConfig(START_MS, end_ms, negatives=0)), rows, verdicts)
+    return set(zip(found["example_id"].to_pylist(), found["click"].to_pylist(), strict=True))
 
 
 def engaged(events: Sequence[Event]) -> set[str]:
@@ -157,7 +177,8 @@ def test_a_robots_day_is_left_out_and_its_examples() -> None:
     assert verdicts.of_examples(DAY_ONE + 1) == []
     stays = kept(log.events)
     assert "robot" not in {e.user_id for e in log.events if e.event_id in stays}
-    examples = trusted_examples(rows_of(log.events), verdicts)
+    rows = rows_of(log.events)
+    examples = trusted_examples(rows.append_column("example_id", rows["event_id"]), rows, verdicts)
     assert set(examples.column("user_id").to_pylist()) == {f"u{n}" for n in range(40)}
 
 
@@ -169,13 +190,35 @@ def test_a_list_that_its_request_narrowed_backs_no_click_and_labels_no_suspect()
     assert verdicts.items.to_pylist() == [{"item_id": "i1", "day": DAY_ONE}]
     left_out = verdicts.left_out
     assert (left_out["clicks_without_impressions"], left_out["narrowed_impressions"]) == (20, 20)
-    assert verdicts.of_examples(DAY_ONE) == ["item:i1"]
+    assert verdicts.of_examples(DAY_ONE) == ["\x1fi1"]
     assert kept(log.events) == engaged(honest)
-    rows = rows_of(log.events)
-    stays = labelled_events(rows, verdicts).column("event_id").to_pylist()
-    clicks = {e.event_id for e in log.events if e.user_id.startswith("fake") and e.type is CLICK}
-    assert set(stays) == {e.event_id for e in honest} | clicks
-    assert labelled_events(rows, Verdicts()) is rows
+    assert labelled(log.events, verdicts) == labelled(honest, Verdicts())
+
+
+@pytest.mark.parametrize("later", [1, 20])
+def test_a_click_after_midnight_and_events_sent_twice_change_nothing(later: int) -> None:
+    log = Log().honest()
+    honest = list(log.events)
+    log.narrow_before_midnight("i1", 20, later * MS_PER_MINUTE)
+    fakes = [e for e in log.events if e.user_id.startswith("fake")]
+    verdicts = verdicts_of([*log.events, *fakes])
+    assert verdicts.left_out["narrowed_impressions"] == 20
+    assert verdicts.of_examples(DAY_ONE) == ["\x1fi1"]
+    assert not labelled(log.events, verdicts) & {(e.event_id, 1) for e in fakes}
+    assert labelled(honest, Verdicts()) <= labelled(log.events, verdicts)
+
+
+def test_what_followed_a_list_that_is_left_out_is_no_other_lists() -> None:
+    log = Log().honest().narrow("i1", 20)
+    log.add(IMPRESSION, "fake0", "i1", MS_PER_MINUTE, "ordinary")
+    log.add(IMPRESSION, "fake0", "i1", 2 * MS_PER_MINUTE, "f", NARROWED)
+    log.add(CLICK, "fake0", "i1", 3 * MS_PER_MINUTE)
+    ordinary, _, _ = (e.event_id for e in log.events[-3:])
+    log.add(IMPRESSION, "fake1", "i1", 2 * MS_PER_MINUTE, "f", NARROWED)
+    log.add(EventType.RATING, "fake1", "i1", 3 * MS_PER_MINUTE, value=5.0)
+    found = labelled(log.events, verdicts_of(log.events))
+    assert (ordinary, 0) in found
+    assert not {event_id for event_id, _ in found} & {e.event_id for e in log.events[-2:]}
 
 
 def test_a_few_who_filter_are_no_suspects() -> None:
@@ -184,7 +227,7 @@ def test_a_few_who_filter_are_no_suspects() -> None:
     assert not verdicts
     assert verdicts.left_out["narrowed_impressions"] == 0
     assert kept(log.events) == engaged(log.events)
-    assert labelled_events(rows_of(log.events), verdicts).num_rows == len(log.events)
+    assert labelled(log.events, verdicts) == labelled(log.events, Verdicts())
 
 
 def test_what_was_shown_to_a_visitor_backs_the_user_who_logs_in() -> None:

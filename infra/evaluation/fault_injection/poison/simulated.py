@@ -33,7 +33,6 @@ from training.features.trust import (
     TRUST,
     Judgement,
     Verdicts,
-    labelled_events,
     tally,
     trusted,
     weights_of,
@@ -173,21 +172,21 @@ class Simulation:
         if (bundles / version).exists():
             return open_bundle(bundles / version)
         log = read_log(lake)
-        towers, rows, labelled = self._home / version, log, log
+        towers, rows, verdicts = self._home / version, log, Verdicts()
         if clean:
             tallies = tally(log)
             verdicts = Verdicts.of(tallies)
-            rows, labelled = trusted(log, verdicts), labelled_events(log, verdicts)
+            rows = trusted(log, verdicts)
             judgement = Judgement(
                 dict(verdicts.left_out), weights_of(tallies, verdicts, self.now_ms // MS_PER_DAY - 1)
             )
             atomic_write(towers / TRUST, msgspec.json.encode(judgement))
-        ranker = home if len(labelled) == len(log) else towers
+        ranker = towers if verdicts.lists.num_rows else home
         if not (ranker / "ranker").exists():
             console.print(f"next: train the ranker on {ranker.name}")
             examples, items = ranker / "examples", lake / "items" / "items.parquet"
             days = self._config.example_days
-            write_examples(log, items, examples, days, nightly=False, labelled=labelled)
+            write_examples(log, items, examples, days, nightly=False, verdicts=verdicts)
             train_own_ranker(size, self._seed, ranker, lake, examples)
         console.print(f"next: train the two-tower on {version}")
         train_towers(size, self._seed, towers, lake, sequences(rows))
