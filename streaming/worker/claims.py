@@ -77,12 +77,18 @@ class Claims:
     def own(self, numbers: Iterable[int]) -> None:
         self._shared_at = math.inf
         self._owned = {(topic, number): 0.0 for topic in TOPICS for number in numbers}
+        self.held = {where: claim for where, claim in self.held.items() if where in self._owned}
 
     def check(self, source: EventSource) -> None:
         """Raises `InvalidConfig`: a topic has another number of partitions than configured."""
         self._counts = {topic: source.partitions(topic) for topic in TOPICS}
         for topic, found in self._counts.items():
             check_partitions(topic, found, self._config.partitions)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the partitions that this worker owns, sorted."""
+        return sorted({number for _, number in self._owned})
 
     def is_heartbeat_due(self) -> bool:
         return time.monotonic() - self._shared_at >= self._config.heartbeat_s

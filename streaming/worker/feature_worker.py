@@ -34,7 +34,7 @@ from tenacity import RetryError
 from recsys.contracts.errors import LogReplaced, Unavailable
 from recsys.contracts.event_log import EventSink, EventSource
 from recsys.observability.tracing import Traces
-from recsys.store.base import Applied, FeatureStore
+from recsys.store.base import Applied, FeatureStore, Outcome
 from streaming.log import KafkaSource
 from streaming.worker.applier import Applier, tally
 from streaming.worker.batches import Prepared, batches
@@ -80,6 +80,13 @@ class FeatureWorker:
         """Work until `stop`, then finish the batch in flight. Outages of Redis and Kafka are waited out.
         Raises `InvalidConfig`: the topics have another number of partitions than configured, or than the store knows.
         Raises `FingerprintMismatch`: the store holds the states of other features."""
+        try:
+            self._run(source, stop)
+        finally:
+            for lane in self._lanes:
+                lane.shutdown(cancel_futures=True)  # the next owner rereads what is not stored
+
+    def _run(self, source: EventSource, stop: threading.Event) -> None:
         recover = retried(stop, self._config.max_backoff_s)
         with contextlib.suppress(RetryError):  # stopped in the meantime
             recover(self._restart, source)
@@ -92,18 +99,18 @@ class FeatureWorker:
                 self._give_up()
                 with contextlib.suppress(RetryError):
                     recover(self._restart, source)
-        with contextlib.suppress(Unavailable):  # the next owner rereads what is not stored
+        with contextlib.suppress(Unavailable):
             self._finish()
             self._report(source)
             self._claims.leave()
-        for lane in self._lanes:
-            lane.shutdown()
 
     def step(self, source: EventSource) -> int:
         """Poll once and apply; the last batches may stay in flight. Returns the number of records read."""
         self.metrics.stepped()
         if self._claims.is_heartbeat_due():
             self._claims.share(source)
+        if self._claims.numbers != list(self._lane_of):
+            self._deal()
         self._claims.claim(source)
         records = source.poll(self._config.poll_s, self._config.max_poll)
         for gap in source.gaps():
@@ -121,7 +128,7 @@ class FeatureWorker:
                 self._finish(self._config.in_flight - 1)
                 if self._claims.held.get(partition) is not claim:
                     break  # given up while this batch was parsed
-                self._pending.append((prepared, self._lane(partition[1]).submit(self._apply, prepared)))
+                self._pending.append((prepared, self._lane_of[partition[1]].submit(self._apply, prepared)))
         if not records:
             self._finish()
         if time.monotonic() - self._reported >= self._config.report_s:
@@ -137,8 +144,11 @@ class FeatureWorker:
         self._claims.check(source)
         self._claims.claim(source)
 
-    def _lane(self, number: int) -> ThreadPoolExecutor:
-        return self._lane_of.setdefault(number, self._lanes[len(self._lane_of) % _LANES])
+    def _deal(self) -> None:
+        """Other partitions are owned: spread them over the lanes. What is in flight ends first, so that no batch of an
+        old claim is behind those of the next."""
+        self._finish()
+        self._lane_of = {number: self._lanes[n % _LANES] for n, number in enumerate(self._claims.numbers)}
 
     def _apply(self, prepared: Prepared) -> tuple[Applied, Tally]:
         """(3) On a thread that calls the store: what is counted later was readable then."""
@@ -162,12 +172,16 @@ class FeatureWorker:
                 self._claims.move(claim, position)
 
     def _give_up(self) -> None:
-        """(5) Only the store knows what was applied."""
+        """(5) Wait for what has begun before the next claims. Of a batch that fails only the store knows whether it was
+        applied; another lane's may have been, and count."""
         self._claims.give_up()
-        while self._pending:
-            _, future = self._pending.popleft()
-            if not future.cancel():
-                future.exception()  # wait for its end before the next claim
+        begun = [future for _, future in self._pending if not future.cancel()]
+        self._pending.clear()
+        for future in begun:
+            with contextlib.suppress(Unavailable):
+                applied, counted = future.result()
+                if applied.outcome is Outcome.APPLIED:
+                    self.metrics.count(counted)
 
     def _report(self, source: EventSource) -> None:
         """(4) Commit the positions to Kafka for its tools, and report the lag."""

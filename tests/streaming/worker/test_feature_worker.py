@@ -360,6 +360,71 @@ def test_partitions_do_not_wait_for_each_other_and_each_stays_in_order() -> None
         assert begun
 
 
+class Lanes(MemoryFeatureStore):
+    """Remembers which thread applied which partition; number 0 fails while it is away."""
+
+    def __init__(self, partitions: int = PARTITIONS) -> None:
+        super().__init__(FEATURES, StoreConfig(partitions))
+        self.threads: dict[int, str] = {}
+        self.away = threading.Event()
+        self.others = threading.Event()  # have been applied
+
+    def apply(self, batch: Batch) -> Applied:
+        self.threads[batch.partition] = threading.current_thread().name
+        if self.away.is_set() and batch.offsets:
+            if batch.partition == 0:
+                assert self.others.wait(5)
+                raise Unavailable("this lane alone")
+            self.others.set()
+        return super().apply(batch)
+
+
+@pytest.mark.parametrize("owned", [(0, 1), (0, 2), (1, 3), (2, 3)])
+def test_the_partitions_that_a_worker_owns_now_are_spread_over_its_threads(owned: tuple[int, ...]) -> None:
+    partitions = 4
+    log, store = MemoryEventLog(partitions), Lanes(partitions)
+    worker, source = FeatureWorker(store, log, replace(CONFIG, partitions=partitions)), log.source()
+    for numbers in (range(partitions), owned):
+        store.threads.clear()
+        worker.own(numbers)
+        send(log, [replace(event, user_id=f"u{n}") for n, event in enumerate(make_events(100))])
+        drain(worker, source)
+    assert {store.threads[number] for number in owned} == {"apply-0_0", "apply-1_0"}
+
+
+def test_what_the_other_thread_applied_before_an_outage_counts_once() -> None:
+    log, store, stop = MemoryEventLog(PARTITIONS), Lanes(), threading.Event()
+    events = [event for event in make_events(200) if partition_of(event.user_id, PARTITIONS) < 2]
+    worker = new_worker(store, log, replace(CONFIG, max_poll=1_000, max_batch=1_000, fresh_batch=1_000))
+    worker.own(range(2))
+    send(log, events)
+    store.away.set()
+    thread = threading.Thread(target=worker.run, args=(log.source(), stop))
+    thread.start()
+    assert wait_for(lambda: worker.metrics.totals()["outages"] > 0)
+    store.away.clear()
+    assert wait_for(lambda: worker.metrics.totals().get("events_applied", 0) >= len(events))
+    stop.set()
+    thread.join(30)
+    assert_holds(store, events)
+    assert worker.metrics.totals()["events_applied"] == len(events)
+
+
+def test_a_fault_of_the_program_ends_the_worker_and_its_threads() -> None:
+    class Broken(MemoryFeatureStore):
+        def apply(self, batch: Batch) -> Applied:
+            if batch.offsets:
+                raise ZeroDivisionError
+            return super().apply(batch)
+
+    log, store = MemoryEventLog(PARTITIONS), Broken(FEATURES, StoreConfig(PARTITIONS))
+    send(log, make_events(200))
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        new_worker(store, log).run(log.source(), threading.Event())
+    assert threading.active_count() == before
+
+
 class FaultyStore(MemoryFeatureStore):
     """Fails now and then: before applying, after it, or by losing what it had applied lately."""
 
