@@ -68,6 +68,11 @@ class Telemetry:
             "Events that name a request without proof that it showed them the item.",
             ("why",),
         )
+        self.impressions = counter(
+            "recsys_impressions",
+            "Lists logged; kind narrowed: from some place on their request left little choice (docs/trust.md).",
+            ("kind",),
+        )
         self.impressions_dropped = counter(
             "recsys_impressions_dropped", "Impressions not logged: queue or spool full."
         )

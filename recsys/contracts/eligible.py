@@ -13,7 +13,7 @@ class Eligible:
 
     mask: (n,) bool. Rows from n on, which are newer than the mask, are not eligible.
     narrowed: by a filter or a region, not by time alone, so deleted items are left out as well.
-    offered: how many items time and region leave, before a filter; None: as many as are eligible.
+    offered: how many items time and region leave, before a filter, without deleted ones; None: as many as are eligible.
     """
 
     def __init__(self, mask: NDArray[np.bool_], narrowed: bool = False, offered: int | None = None) -> None:

@@ -1,11 +1,12 @@
 """Impressions as the topic carries them: a byte of version, then MessagePack with the features as they are.
 
-The version of a narrowed list is 2, of any other 1; their values are the same.
+Version 2 has one value more, the place from which on its request narrowed the list; version 1 is of all other lists.
 
 JSON (`Impression.to_dict`) is read, too: older versions wrote it, and other producers may. It never begins with the
 byte of a version.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,16 +14,21 @@ import numpy as np
 
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.impressions import Impression, ShownItem, parse_impression
+from recsys.contracts.types import DEEP
 
-VERSION, NARROWED_VERSION = 1, 2  # of the values' meaning and order; below all that JSON may begin with
+_WITHOUT, _WITH = 1, 2  # the last value; below all that JSON may begin with
 _MOST = 8  # versions; JSON may begin with a tab, which is 9
 
 _ITEM = ShownItem.__slots__
-_FIELDS = tuple(name for name in Impression.__slots__ if name != "narrowed")
+_FIELDS = Impression.__slots__
 _Item = tuple[str, int, float, float, list[str], list[str], str]
-_Values = tuple[str, str, int, str, str, list[_Item], bytes, str, dict[str, str]]
+_Values1 = tuple[str, str, int, str, str, list[_Item], bytes, str, dict[str, str]]
+_Values2 = tuple[str, str, int, str, str, list[_Item], bytes, str, dict[str, str], int]
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(_Values).decode
+_unpack: dict[int, Callable[[memoryview], tuple[Any, ...]]] = {
+    _WITHOUT: msgspec.msgpack.Decoder(_Values1).decode,
+    _WITH: msgspec.msgpack.Decoder(_Values2).decode,
+}
 _json = msgspec.json.Decoder().decode
 
 
@@ -31,8 +37,9 @@ def impression_record(impression: Impression) -> bytes:
     values = {name: getattr(impression, name) for name in _FIELDS}
     values["items"] = [[getattr(item, name) for name in _ITEM] for item in impression.items]
     values["features"] = np.ascontiguousarray(impression.features, dtype="<f4").tobytes()
-    version = NARROWED_VERSION if impression.narrowed else VERSION
-    return bytes([version]) + _pack([*values.values()])
+    if impression.narrowed_from == DEEP:
+        del values["narrowed_from"]
+    return bytes([_WITH if "narrowed_from" in values else _WITHOUT]) + _pack([*values.values()])
 
 
 def read_impression(value: bytes) -> Impression:
@@ -54,14 +61,12 @@ def _raw(value: bytes) -> Any:
             return _json(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the last: nested too deep
         raise InvalidEvent(f"json: {error}") from error
-    if value[0] not in (VERSION, NARROWED_VERSION):
-        raise InvalidEvent(
-            f"impression: version {value[0]} is not known, only {VERSION} and {NARROWED_VERSION}; update this reader"
-        )
+    if (unpack := _unpack.get(value[0])) is None:
+        known = " and ".join(map(str, _unpack))
+        raise InvalidEvent(f"impression: version {value[0]} is not known, only {known}; update this reader")
     try:
-        values = _unpack(memoryview(value)[1:])
+        values = unpack(memoryview(value)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidEvent(f"impression: {error}") from error
-    raw = dict(zip(_FIELDS, values, strict=True))
-    items = [dict(zip(_ITEM, item, strict=True)) for item in raw["items"]]
-    return raw | {"items": items, "narrowed": value[0] == NARROWED_VERSION}
+    raw = {"narrowed_from": DEEP} | dict(zip(_FIELDS, values, strict=False))
+    return raw | {"items": [dict(zip(_ITEM, item, strict=True)) for item in raw["items"]]}

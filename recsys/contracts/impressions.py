@@ -27,11 +27,8 @@ from recsys.contracts.events import (
     parse_time,
 )
 from recsys.contracts.text import free_text
-from recsys.contracts.types import NARROWED, EventType
+from recsys.contracts.types import DEEP, NARROWED, EventType
 
-# From this place on, which one request may reach or a later page, a list is narrowed for its items (ADR 27): no visitor
-# looks that far without wanting to.
-DEEP = 100
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -50,8 +47,8 @@ class ShownItem:
 
 @dataclass(frozen=True, slots=True)
 class Impression:
-    """One answered request. `features` is (n_items, n_features) float32, columns in the bundle's order. `narrowed`: the
-    request left little to choose from (`Query.narrowed`), so the list is no evidence of what the shop prefers."""
+    """One answered request. `features` is (n_items, n_features) float32, columns in the bundle's order. From the place
+    `narrowed_from` on, the list is no evidence of what the shop prefers (`Query.narrowed_from`); 0: none of it is."""
 
     request_id: str
     user_id: str
@@ -62,7 +59,7 @@ class Impression:
     features: NDArray[np.float32]
     arm: str = ""
     context: dict[str, str] = field(default_factory=dict)
-    narrowed: bool = False
+    narrowed_from: int = DEEP
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the features are base64 of little-endian float32, row by row. What the topic carries is
@@ -112,7 +109,7 @@ def parse_impression(raw: Any) -> Impression:
             features=block.reshape(len(items), -1) if items else block.reshape(0, 0),
             arm=arm,
             context=dict(parse_context(raw["context"])),
-            narrowed=_flag(raw.get("narrowed", False), "narrowed"),
+            narrowed_from=_place(raw.get("narrowed_from", DEEP), "narrowed_from"),
         )
     except (AttributeError, KeyError, TypeError, ValueError, InvalidEvent) as error:
         raise InvalidEvent(f"impression: {type(error).__name__}: {error}") from error
@@ -124,9 +121,9 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _flag(value: Any, name: str) -> bool:
-    if type(value) is not bool:
-        raise InvalidEvent(f"{name}: true or false is required, got {value!r:.80}")
+def _place(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= DEEP:
+        raise InvalidEvent(f"{name}: a place up to {DEEP} is required, got {value!r:.80}")
     return value
 
 
@@ -192,7 +189,7 @@ def impression_events(impression: Impression) -> list[Event]:
             event_time_ms=impression.time_ms,
             request_id=impression.request_id,
             position=item.position,
-            value=NARROWED if impression.narrowed or item.position >= DEEP else None,
+            value=NARROWED if item.position >= impression.narrowed_from else None,
             context=item_context(impression.context, item.categories, item.creator),
         )
         for item in impression.items

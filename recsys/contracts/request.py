@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from recsys.contracts.eligible import Eligible
 from recsys.contracts.filters import Filter
 from recsys.contracts.state import EntityState
-from recsys.contracts.types import Head
+from recsys.contracts.types import DEEP, Head
 
 Rows = NDArray[np.int32]
 
@@ -77,7 +77,9 @@ class Query(Struct, frozen=True, eq=False):
     repeat_rows: Rows = _NO_ROWS  # seen, but may return; newest first, not in `seen_rows`
     excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
     eligible: Eligible | None = None  # what time, region and filter leave; None: all items
-    narrowed: bool = False  # the request decides what is shown more than the shop does
+    narrowed_from: int = (
+        DEEP  # the place from which on the request decides what is shown more than the shop does
+    )
     ineligible: Mapping[str, Rows] = field(default_factory=dict)  # the others by reason, in explain mode only
 
     @property
@@ -102,7 +104,9 @@ def bare(query: Query) -> Query:
     """To be kept: what was asked, without what the stages found out, which is many times as large as a list."""
     asked = (query.request_id, query.user_id, query.k, query.now_ms, query.deadline_s, query.context)
     limits = (query.excluded_items, query.allow_seen, query.filter, query.region, query.languages)
-    return Query(*asked, *limits, query.explain, query.for_device, query.arm, narrowed=query.narrowed)
+    return Query(
+        *asked, *limits, query.explain, query.for_device, query.arm, narrowed_from=query.narrowed_from
+    )
 
 
 class Candidates(Struct, frozen=True, eq=False):

@@ -14,6 +14,9 @@ MIN_STARS = 3.0  # a rating below the middle of the scale is a dislike
 GOOD_STARS = 4.0
 GREAT_STARS = 5.0
 MAX_STARS = 5.0
+# From this place on a list is narrowed (ADR 27): no visitor looks that far without wanting to. What a request excludes,
+# such as the pages before, counts as places.
+DEEP = 100
 NARROWED = 1.0  # `Event.value` of an impression of a list that its request narrowed
 
 

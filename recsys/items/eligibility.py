@@ -128,10 +128,8 @@ class Eligibility:
 
     def offered(self, now_ms: int, region: str = "") -> int:
         """How many items a request without a filter may show."""
-        eligible, alive = self.of(now_ms, None, region), self.catalogue.alive
-        return int(
-            np.count_nonzero(alive if eligible is None else alive[: len(eligible.mask)] & eligible.mask)
-        )
+        eligible = self.of(now_ms, None, region)
+        return int(np.count_nonzero(self.catalogue.alive)) if eligible is None else eligible.offered
 
     def _by_time(self, now_ms: int) -> _Window:
         """The items that are out, and within their window."""
@@ -152,7 +150,10 @@ def _window(catalogue: Catalogue, version: int, now_ms: int) -> _Window:
         hidden |= (starts > now_ms) | ((ends != 0) & (ends <= now_ms))
     since_ms = max(int(at.max(where=at <= now_ms, initial=0)) for at in edges)
     until_ms = min(int(at.min(where=at > now_ms, initial=_NEVER_MS)) for at in edges)
-    return _Window(version, since_ms, until_ms, Eligible(~hidden) if hidden.any() else None)
+    if not hidden.any():
+        return _Window(version, since_ms, until_ms, None)
+    offered = int(np.count_nonzero(catalogue.alive[:n] & ~hidden))
+    return _Window(version, since_ms, until_ms, Eligible(~hidden, offered=offered))
 
 
 def _in_region(region: str) -> Condition:

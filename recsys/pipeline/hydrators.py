@@ -10,9 +10,9 @@ import numpy as np
 from msgspec.structs import replace
 
 from recsys.contracts.eligible import Eligible
-from recsys.contracts.impressions import DEEP
 from recsys.contracts.request import ELIGIBILITY, Query, Rows
 from recsys.contracts.state import EntityState, Visit
+from recsys.contracts.types import DEEP
 from recsys.items.catalogue import Catalogue
 from recsys.items.eligibility import Eligibility
 from recsys.models.encoding import TYPE_NUMBERS, encode_visits
@@ -56,8 +56,8 @@ class UserHydrator:
 
 @dataclass(frozen=True, eq=False)
 class EligibilityHydrator:
-    """`stages.QueryHydrator`: the items that time, region and filter of the request leave, and whether the request has
-    narrowed its list. Required: without it a list could show an item outside its window."""
+    """`stages.QueryHydrator`: the items that time, region and filter of the request leave, and from which place on the
+    request has narrowed its list. Required: without it a list could show an item outside its window."""
 
     eligibility: Eligibility
     name: str = ELIGIBILITY
@@ -67,18 +67,24 @@ class EligibilityHydrator:
         asked = query.now_ms, query.filter, query.region
         eligible = self.eligibility.of(*asked)
         ineligible = self.eligibility.ineligible(*asked) if query.explain and eligible else {}
-        narrowed = self._narrowed(query, eligible)
-        return replace(query, eligible=eligible, ineligible=ineligible, narrowed=narrowed)
+        narrowed_from = self._narrowed_from(query, eligible)
+        return replace(query, eligible=eligible, ineligible=ineligible, narrowed_from=narrowed_from)
 
-    def _narrowed(self, query: Query, eligible: Eligible | None) -> bool:
+    def _narrowed_from(self, query: Query, eligible: Eligible | None) -> int:
         """A list is evidence of what the shop prefers (ADR 27) if its request left it the choice: half of what there
-        is, without what is excluded, such as the pages before, and no place after the first hundred."""
+        is, without what is excluded, such as the pages before; and no further than the hundredth place behind these."""
         if query.filter is None and not query.excluded_items:
-            return False
+            return DEEP
         offered = eligible.offered if eligible else self.eligibility.offered(query.now_ms, query.region)
-        excluded = len(self.eligibility.catalogue.rows_of(query.excluded_items))
-        left = (eligible.count if eligible else offered) - excluded
-        return excluded >= DEEP or left < _LEAST_LEFT * offered
+        excluded = self._excluded(query, eligible)
+        left = (eligible.count if eligible and query.filter else offered) - excluded
+        return 0 if left < _LEAST_LEFT * offered else max(0, DEEP - excluded)
+
+    def _excluded(self, query: Query, eligible: Eligible | None) -> int:
+        """How many items are excluded that could be shown else."""
+        rows = self.eligibility.catalogue.rows_of(query.excluded_items)
+        showable = self.eligibility.catalogue.alive[rows]
+        return int(np.count_nonzero(showable if eligible is None else showable & eligible.of(rows)))
 
 
 @dataclass(frozen=True, eq=False)

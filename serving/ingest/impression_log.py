@@ -34,6 +34,7 @@ class ImpressionWriter:
 
     def __init__(self, outbox: Outbox, telemetry: Telemetry, limit: int = 5_000) -> None:
         self._outbox = outbox
+        self._logged = telemetry.impressions
         self._dropped = telemetry.impressions_dropped
         self._queue: queue.Queue[_Queued | None] = queue.Queue(limit)
         self._closing = threading.Event()
@@ -79,6 +80,8 @@ class ImpressionWriter:
                 self._dropped.inc()
                 _log.exception("an impression cannot be built")
             else:
+                narrowed = impression.narrowed_from < len(impression.items)
+                self._logged.labels("narrowed" if narrowed else "usual").inc()
                 yield Message(Topic.IMPRESSIONS, impression.user_id, value, headers)
 
     def _write(self, messages: Sequence[Message]) -> None:
@@ -136,5 +139,5 @@ class ImpressionLog:
             features=shown.features,
             arm=query.arm,
             context=dict(query.context),
-            narrowed=query.narrowed,
+            narrowed_from=query.narrowed_from,
         )

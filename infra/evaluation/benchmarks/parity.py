@@ -26,7 +26,7 @@ from recsys.contracts.events import Event
 from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem
 from recsys.contracts.merges import Merges, UserMerge
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, Topic
+from recsys.contracts.types import DEEP, MS_PER_DAY, MS_PER_HOUR, Topic
 from recsys.features.assemble import assemble
 from recsys.features.definitions import FEATURES
 from recsys.features.item_columns import ItemColumns
@@ -213,7 +213,11 @@ def _serve(
             for position, i in enumerate(fixture.items[row] for row in rows)
         ]
         ids = f"{name}-{n}", user.user_id, now_ms, "parity", FEATURES.fingerprint
-        lists.append(Impression(*ids, items=shown, features=matrix, context=context, narrowed=n % 3 == 0))
+        lists.append(
+            Impression(
+                *ids, items=shown, features=matrix, context=context, narrowed_from=1 if n % 3 == 0 else DEEP
+            )
+        )
     return lists
 
 

@@ -34,7 +34,7 @@ from recsys.contracts.event_log import EventSink
 from recsys.contracts.events import Event, derived_id, item_context
 from recsys.contracts.impression_record import impression_record
 from recsys.contracts.impressions import Impression, ShownItem
-from recsys.contracts.types import MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
+from recsys.contracts.types import DEEP, MS_PER_DAY, MS_PER_HOUR, MS_PER_MINUTE, EventType, Item, Topic
 from recsys.features.definitions import FEATURES
 from recsys.result import Goal, Result
 from streaming.log.dead_letter import read_dead_letters
@@ -320,8 +320,7 @@ def _impression(rng: random.Random, n: int, user: str, time_ms: int, items: Sequ
         for position, item in enumerate(rng.sample(items, 8))
     ]
     features = np.zeros((len(shown), 1), dtype=np.float32)
-    impression = Impression(
-        f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint, shown, features, narrowed=n % 5 == 0
-    )
+    ids = f"request-{n}", user, time_ms, "drill", FEATURES.fingerprint
+    impression = Impression(*ids, shown, features, narrowed_from=DEEP if n % 5 else 0)
     # other producers may send JSON
     return impression_record(impression) if n % 2 else msgspec.json.encode(impression.to_dict())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.contracts.errors import InvalidEvent
 from recsys.contracts.impression_record import impression_record, impression_text, read_impression
 from recsys.contracts.impressions import Impression, ShownItem
+from recsys.contracts.types import DEEP
 from tests.recsys.contracts.test_impressions import IMPRESSION
 
 # Version 1, as it lies in topics: a change of the encoding needs a version of its own.
@@ -41,8 +42,8 @@ def impressions(draw: st.DrawFn) -> Impression:
     width = draw(st.integers(1, 3))
     bits = draw(st.lists(st.integers(0, 2**32 - 1), min_size=len(items) * width, max_size=len(items) * width))
     features = np.array(bits, dtype=np.uint32).view(np.float32).reshape(len(items), width)
-    narrowed = draw(st.booleans())
-    return replace(IMPRESSION, user_id=draw(TEXTS), items=items, features=features, narrowed=narrowed)
+    narrowed = draw(st.integers(0, DEEP))
+    return replace(IMPRESSION, user_id=draw(TEXTS), items=items, features=features, narrowed_from=narrowed)
 
 
 def the_same(read: Impression, written: Impression) -> bool:
@@ -74,13 +75,14 @@ def test_a_version_that_is_not_known_is_refused_by_name() -> None:
         read_impression(b"\x03" + VERSION_1[1:])
 
 
-def test_the_version_says_that_a_list_was_narrowed() -> None:
-    narrowed = replace(IMPRESSION, narrowed=True)
-    assert impression_record(narrowed) == b"\x02" + VERSION_1[1:]
-    assert read_impression(b"\x02" + VERSION_1[1:]).narrowed
+def test_version_2_says_from_where_on_a_list_was_narrowed() -> None:
+    narrowed = replace(IMPRESSION, narrowed_from=40)
+    version_2 = bytes([2, 0x90 | 10]) + VERSION_1[2:] + bytes([40])  # an array of ten values, not of nine
+    assert impression_record(narrowed) == version_2
+    assert the_same(read_impression(version_2), narrowed)
     before = IMPRESSION.to_dict()
-    del before["narrowed"]  # as JSON was written before there was the mark
-    assert not read_impression(json.dumps(before).encode()).narrowed
+    del before["narrowed_from"]  # as JSON was written before there was the mark
+    assert the_same(read_impression(json.dumps(before).encode()), IMPRESSION)
 
 
 @given(st.binary(max_size=40) | st.integers(0, len(VERSION_1) - 1).map(lambda length: VERSION_1[:length]))

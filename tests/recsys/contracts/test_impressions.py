@@ -99,8 +99,10 @@ def test_a_request_that_is_answered_twice_gives_the_same_ids(place: str) -> None
         {"context": {"device": 1}},
         {"context": "tv"},
         {"context": {str(n): "" for n in range(33)}},
-        {"narrowed": 1},
-        {"narrowed": None},
+        {"narrowed_from": True},
+        {"narrowed_from": None},
+        {"narrowed_from": -1},
+        {"narrowed_from": 101},
     ],
 )
 def test_a_broken_record_is_refused(change: dict[str, object]) -> None:
@@ -109,9 +111,11 @@ def test_a_broken_record_is_refused(change: dict[str, object]) -> None:
 
 
 def test_events_of_a_narrowed_list_say_so() -> None:
-    events = impression_events(replace(IMPRESSION, narrowed=True))
+    events = impression_events(replace(IMPRESSION, narrowed_from=0))
     assert [event.value for event in events] == [NARROWED, NARROWED]
     assert [replace(event, value=None) for event in events] == impression_events(IMPRESSION)
+    second_on = impression_events(replace(IMPRESSION, narrowed_from=1))
+    assert [event.value for event in second_on] == [None, NARROWED]
     first, second = IMPRESSION.items
     deep = replace(IMPRESSION, items=(replace(first, position=99), replace(second, position=100)))
     assert [event.value for event in impression_events(deep)] == [None, NARROWED]

@@ -154,7 +154,7 @@ def test_masks_are_what_a_look_at_each_item_gives_while_the_catalogue_changes(rn
             )
             assert eligible.offered == eligibility.offered(now_ms, region) == offered
             of_region = eligibility.of(now_ms, None, region)
-            assert of_region is None or of_region.offered == of_region.count
+            assert of_region is None or of_region.offered == offered
             why = eligibility.ineligible(now_ms, one, region)
             hidden = np.flatnonzero(catalogue.alive & ~eligible.mask)
             assert sorted(set().union(*(rows.tolist() for rows in why.values()))) == hidden.tolist()

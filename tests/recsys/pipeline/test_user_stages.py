@@ -137,6 +137,17 @@ def test_a_query_that_another_catalogue_has_hydrated_is_hydrated_anew() -> None:
         assert HistoryHydrator(items, 4, native=native).hydrate_query(again).repeat_rows.tolist() == []
 
 
+def test_deleted_items_are_no_choice() -> None:
+    items = Catalogue([*(Item(f"i{n}") for n in range(10)), Item("later", created_ms=100)])
+    items.delete(["i0", "i1", "i2", "i3"])
+    hydrator = EligibilityHydrator(Eligibility(items))
+    alive, deleted = ([f"i{n}" for n in numbers] for numbers in (range(4, 10), range(4)))
+    for now_ms in (99, 100):  # of 6 and of 7 items
+        for excluded, narrowed_from in ((deleted, 100), (alive[:3], 97), (alive[:4], 0)):
+            query = Query("r", "u", 1, now_ms, excluded_items=frozenset(excluded))
+            assert hydrator.hydrate_query(query).narrowed_from == narrowed_from
+
+
 def test_items_come_out_with_the_clock_alone() -> None:
     items = Catalogue([Item("out", created_ms=5), Item("undated"), Item("later", created_ms=100)])
     eligibility = Eligibility(items)

@@ -54,10 +54,14 @@ def test_a_list_has_what_its_filter_wants_and_all_of_it(shop: Api) -> None:
 
 
 def narrowed(shop: Api, **body: Any) -> bool:
-    """Whether the list of such a request is logged as narrowed."""
+    """Whether the list of such a request is logged as narrowed, be it at its end."""
+    return narrowed_from(shop, **body) < int(body["k"])
+
+
+def narrowed_from(shop: Api, **body: Any) -> int:
     before = len(shop.logged(Topic.IMPRESSIONS))
     assert shop.list_of(**body)
-    return bool(shop.logged(Topic.IMPRESSIONS, before + 1)[-1]["narrowed"])
+    return int(shop.logged(Topic.IMPRESSIONS, before + 1)[-1]["narrowed_from"])
 
 
 def test_a_list_is_logged_as_narrowed_where_the_request_left_the_shop_little_choice(shop: Api) -> None:
@@ -75,7 +79,12 @@ def test_a_list_is_logged_as_narrowed_where_the_request_left_the_shop_little_cho
     assert not narrowed(shop, k=5, exclude=known[:30])
     assert narrowed(shop, k=5, exclude=known), "less than half remains"
     assert not narrowed(shop, k=5, exclude=[f"other-{n}" for n in range(200)]), "nothing that there is"
-    assert not narrowed(shop, k=101), "its first hundred places are as in any other list"
+    assert not narrowed(shop, k=5, exclude=[*known[: offered // 2], "ended", "starts", "german", known[0]])
+    assert not narrowed(shop, k=70, exclude=known[:30])
+    assert narrowed_from(shop, k=71, exclude=known[:30]) == 70, "the hundredth place"
+    assert narrowed_from(shop, k=71, exclude=[*known[:30], "ended", "starts", "german"]) == 70
+    assert narrowed_from(shop, k=101) == 100, "its first hundred places are as in any other list"
+    assert narrowed_from(shop, k=5, filter=fewer) == narrowed_from(shop, k=5, exclude=known) == 0
 
 
 def test_seen_and_excluded_items_stay_hidden_from_a_filtered_list(shop: Api) -> None:

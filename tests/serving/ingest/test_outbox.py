@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 import zlib
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from recsys.contracts.errors import Unavailable
-from recsys.contracts.impressions import Impression
+from recsys.contracts.impressions import Impression, ShownItem
 from serving.ingest.impression_log import ImpressionWriter
 from serving.ingest.outbox import Outbox
 from serving.ingest.segment import Message
@@ -251,15 +252,22 @@ def test_an_impression_that_cannot_be_made_is_counted_and_the_next_ones_are_writ
     def broken() -> Impression:
         raise KeyError("an item that is gone")
 
-    def good() -> Impression:
-        return Impression("r", "u", 1, "v1", "f", [], np.zeros((0, 0), np.float32))
+    def good(narrowed_from: int) -> Impression:
+        shown = [ShownItem("i", 0, 0.5)]
+        return Impression(
+            "r", "u", 1, "v1", "f", shown, np.zeros((1, 0), np.float32), narrowed_from=narrowed_from
+        )
 
     writer.put(broken)
-    writer.put(good)
+    for narrowed_from in (100, 0, 1):
+        writer.put(partial(good, narrowed_from))
     writer.close()
     outbox.close()
-    assert [sent.key for sent in sink.taken] == ["u"]
-    assert b"recsys_impressions_dropped_total 1.0" in telemetry.exposition()
+    assert [sent.key for sent in sink.taken] == ["u"] * 3
+    shown = telemetry.exposition()
+    assert b"recsys_impressions_dropped_total 1.0" in shown
+    assert b'recsys_impressions_total{kind="usual"} 2.0' in shown
+    assert b'recsys_impressions_total{kind="narrowed"} 1.0' in shown
 
 
 def test_a_waiting_impression_writer_keeps_nothing_that_it_wrote(tmp_path: Path) -> None:
