@@ -1,4 +1,5 @@
-"""A local S3 for tests: moto's server, in a process of its own."""
+"""A local S3 for tests, in a process of its own: moto's server, or the MinIO that the environment's `MINIO` names
+(`infra/setup/rare_servers.sh` builds one)."""
 
 import importlib.util
 import os
@@ -17,17 +18,26 @@ KEY, SECRET = "AKIAOFTHETESTS", "the-secret-of-the-tests"
 
 @contextmanager
 def s3_server(log: Path, port: int = 0, environ: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Its endpoint. `environ`: further variables of moto."""
-    if importlib.util.find_spec("boto3") is None or importlib.util.find_spec("moto") is None:
-        pytest.skip("no boto3 and moto: pip install '.[s3,dev]'")
+    """Its endpoint. `environ`: further variables of moto; MinIO believes no other key as it is."""
     port = port or free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = ChildProcess(command, log, environ={**os.environ, **(environ or {})})
+    if program := os.environ.get("MINIO"):
+        command = [program, "server", str(log.with_suffix(".data")), "--address", f"127.0.0.1:{port}"]
+        environ = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET, "MINIO_BROWSER": "off"}
+        server, started = ChildProcess(command, log, environ=os.environ | environ), "API: "
+    else:
+        server, started = _moto(log, port, environ or {}), "Running on"
     try:
-        server.wait_until(lambda: "Running on" in log.read_text(), 60)
+        server.wait_until(lambda: started in log.read_text(), 60)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.stop()
+
+
+def _moto(log: Path, port: int, environ: Mapping[str, str]) -> ChildProcess:
+    if importlib.util.find_spec("boto3") is None or importlib.util.find_spec("moto") is None:
+        pytest.skip("no boto3 and moto: pip install '.[s3,dev]'")
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    return ChildProcess(command, log, environ={**os.environ, **environ})
 
 
 def variables(endpoint: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +14,9 @@ import pytest
 
 from infra.local.process import ChildProcess, free_port
 from recsys.spark_session import is_local, write_code
+from tests.serving.waiting import eventually
 from tests.training.features.test_job import LOG, read, write_lake
+from tests.yarn_cluster import yarn_cluster
 from training.features.local import build_examples
 
 
@@ -96,30 +98,44 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+def assert_builds_what_one_machine_builds(folder: Path, environ: Mapping[str, str], *options: str) -> None:
+    lake = write_lake(folder, LOG)
+    places = ("--lake", str(lake), "--output", str(folder / "spark"))
+    command = (sys.executable, "-m", "infra.cli.main", "features", "build", "--memory", "512m", *places)
+    subprocess.run(
+        [*command, *options], env={**os.environ, "RECSYS_HOME": str(folder), **environ}, check=True
+    )
+    assert build_examples(lake, folder / "local" / "examples") > 0
+    assert read(folder / "spark").equals(read(folder / "local"))
+
+
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_cluster_builds_what_one_machine_builds(cluster: str, tmp_path: Path) -> None:
-    lake = write_lake(tmp_path, LOG)
-    command = (
-        "features",
-        "build",
-        "--memory",
-        "512m",
-        "--lake",
-        str(lake),
-        "--output",
-        str(tmp_path / "spark"),
-    )
-    subprocess.run(
-        [sys.executable, "-m", "infra.cli.main", *command],
-        env=os.environ | {"RECSYS_HOME": str(tmp_path), "RECSYS_SPARK_MASTER": cluster},
-        check=True,
-    )
-    assert build_examples(lake, tmp_path / "local" / "examples") > 0
-    assert read(tmp_path / "spark").equals(read(tmp_path / "local"))
+    assert_builds_what_one_machine_builds(tmp_path, {"RECSYS_SPARK_MASTER": cluster})
     executors = [sum(1 for _ in (tmp_path / name).glob("app-*/*")) for name in ("work-0", "work-1")]
     assert min(executors) > 0, "both workers had one"
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif("YARN_JARS" not in os.environ, reason="YARN_JARS names no folder with YARN's jars")
+def test_yarn_builds_what_one_machine_builds(tmp_path: Path) -> None:
+    """Not part of a usual run: `infra/setup/rare_servers.sh` fetches the jars."""
+    # executors find Spark's own jars where they are here, instead of 400 MB that are uploaded
+    jars, staging = f"local:{files('pyspark')}/jars/*", f"file://{tmp_path}/staging"
+    options = ("--conf", f"spark.yarn.jars={jars}", "--conf", f"spark.yarn.stagingDir={staging}")
+    with yarn_cluster(Path(os.environ["YARN_JARS"]), tmp_path / "yarn") as conf:
+        environ = {"RECSYS_SPARK_MASTER": "yarn", "HADOOP_CONF_DIR": str(conf), "SPARK_LOCAL_IP": "127.0.0.1"}
+        assert_builds_what_one_machine_builds(tmp_path, environ, *options)
+        log = tmp_path / "yarn" / "resource-manager.log"
+        eventually(lambda: "Application Finished - Succeeded" in log.read_text())
+        executors = {
+            path.parent.name for path in (tmp_path / "yarn" / "containers").glob("application_*/*/stderr")
+        }
+        assert len(executors) >= 3, "the application's master, and two executors"
 
 
 def test_documents_name_the_hadoop_that_spark_has() -> None:

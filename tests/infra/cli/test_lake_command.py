@@ -70,6 +70,7 @@ def test_each_refusal_is_one_line_without_credentials(
 ) -> None:
     write(tmp_path / "lake", BEFORE)
     usual = client(s3_endpoint, tmp_path)
+    stranger = client(strict_endpoint, tmp_path) | {"AWS_ACCESS_KEY_ID": "AKIAOFNOBODY"}
     without = {name: value for name, value in usual.items() if not name.startswith("AWS_ACCESS")}
     away = client(f"http://127.0.0.1:{free_port()}", tmp_path)
     cases = [
@@ -78,7 +79,7 @@ def test_each_refusal_is_one_line_without_credentials(
             "s3://no-such-bucket-of-ours/lake",
             "there is no bucket 'no-such-bucket-of-ours'; create it first",
         ),
-        (client(strict_endpoint, tmp_path), url, "the store refuses these credentials (InvalidAccessKeyId)"),
+        (stranger, url, "the store refuses these credentials (InvalidAccessKeyId)"),
         (without, url, "no credentials; set AWS_ACCESS_KEY_ID"),
         (away, url, "cannot be reached: EndpointConnectionError"),
         (usual, f"s3://{KEY}:{SECRET}@shop/lake", "a lake's URL has no credentials"),

@@ -1,8 +1,9 @@
-"""The Spark job on a lake in S3, by `s3a://` to moto's server. Not part of a usual run: the jars have 690 MB.
+"""The Spark job on a lake in S3, by `s3a://` to moto's server or MinIO. Not part of a usual run: the jars have 690 MB.
 
     HADOOP_AWS_JARS=FOLDER pytest tests/training/features/test_s3a.py
 
-FOLDER has `hadoop-aws` in the version of pyspark's `hadoop-client-api`, and what it needs (docs/production.md).
+FOLDER has `hadoop-aws` in the version of pyspark's `hadoop-client-api`, and what it needs
+(`infra/setup/rare_servers.sh`).
 """
 
 import json
