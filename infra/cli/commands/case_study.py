@@ -24,6 +24,10 @@ def case_study(
         list[str] | None,
         typer.Option(help="Measure these sections alone, such as effect; may be repeated.", metavar="NAME"),
     ] = None,
+    items: Annotated[
+        int | None,
+        typer.Option(min=1_000, help="Size of the catalogue that is served (updates, under_load and steps)."),
+    ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Discard the results of an interrupted run.")
     ] = False,
@@ -41,7 +45,8 @@ def case_study(
     from infra.evaluation.case_study.study import CaseStudy, run
 
     home = Settings().home
-    name = "-".join(["case-study", *(section or ())])  # a part does not replace the whole
+    parts = [*(section or ()), *([f"{items}-items"] if items else ())]
+    name = "-".join(["case-study", *parts])  # neither replaces the whole at its usual size
     folder = out or home / "reports" / name
-    study = CaseStudy.of(home, folder, seed, data, quick)
+    study = CaseStudy.of(home, folder, seed, data, quick, items)
     finish(run(study.only(section) if section else study, fresh), as_json)

@@ -1,7 +1,7 @@
 """The rankers of the case study with untrained weights, in the architectures and sizes of the ladder.
 
 Time, memory and bytes of a network do not depend on its weights. Quality does, so none is ever read from these. The
-ids are the ladder's (half a million items, 200 000 creators), whatever is served.
+ids are the ladder's (half a million items, 200 000 creators), whatever is served, or as many as are.
 """
 
 import hashlib
@@ -28,6 +28,11 @@ from training.compression.ladder import LadderConfig
 from training.compression.synthetic import CATEGORIES, LadderData
 from training.ranker import export, kernel
 from training.ranker.artifacts import GOLDEN, ONNX
+
+
+def ids_for(items: int) -> int:
+    """How many a network knows that serves this many items."""
+    return max(LadderData().n_items, items)
 
 
 def write_network(folder: Path, variant: VariantName, seed: int, ids: int = 0, creators: int = 0) -> Path:

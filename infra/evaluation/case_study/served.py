@@ -13,7 +13,7 @@ import redis
 from infra.evaluation.benchmarks.serve import Api, api
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle, write_history
 from infra.evaluation.case_study.deployments import Deployment
-from infra.evaluation.case_study.networks import with_network, write_network
+from infra.evaluation.case_study.networks import ids_for, with_network, write_network
 from infra.evaluation.stream_rig import PARTITIONS, StreamRig
 from infra.terminal import console
 from recsys.bundle import Bundle
@@ -26,7 +26,7 @@ _CATCH_UP_S = 120.0
 
 @dataclass(frozen=True)
 class Size:
-    """`ids`: number that the rankers know; 0: as the ladder."""
+    """`ids`: number that the rankers know; 0: as the ladder, or as many as are served."""
 
     items: int = 100_000
     users: int = 50_000
@@ -64,7 +64,8 @@ class ServedScenario:
     def home(self, deployment: Deployment) -> tuple[Path, Bundle]:
         """Publish the deployment's bundle; returns its RECSYS_HOME and the bundle."""
         size, home = self.size, self.rig.home / deployment.variant
-        network = write_network(self._networks, deployment.variant, size.seed, size.ids)
+        ids = size.ids or ids_for(size.items)
+        network = write_network(self._networks, deployment.variant, size.seed, ids)
         if (home / "bundles").exists():
             shutil.rmtree(home)
         return home, with_network(self._base, network, home / "bundles", deployment.variant)

@@ -40,20 +40,27 @@ class CaseStudy:
 
     @classmethod
     def of(
-        cls, home: Path, out: Path, seed: int, data: Path | None = None, quick: bool = False
+        cls,
+        home: Path,
+        out: Path,
+        seed: int,
+        data: Path | None = None,
+        quick: bool = False,
+        items: int | None = None,
     ) -> "CaseStudy":
         """`home`: has the ladder, if `recsys train ladder` was run. `data`: folder of real data sets. `quick`: the same
-        rankers and code with fewer items, users, events and seconds."""
+        rankers and code with fewer items, users, events and seconds. `items`: in the catalogue that is served, and in
+        the bundles that are sent to hosts."""
         ladder, networks = home / "work" / "ladder", home / "work" / "case-study"
         funnel = Funnel(data, out / "evaluate", seed, is_quick=quick)
         sections: Sequence[Section]
         if quick:
-            size = Size(items=20_000, users=20_000, history_events=20_000, seed=seed)
+            size = Size(items=items or 20_000, users=20_000, history_events=20_000, seed=seed)
             sections = [
                 Models(ladder, networks, seed, calls=40),
                 Lake(seed, users=300, items=500, days=3),
                 Online(seed, events=20_000, users=300, items=1_000),
-                Updates(networks, seed, items=20_000),
+                Updates(networks, seed, items=size.items),
                 Training(seed, users=150, items=500, days=7),
                 Effect.quick(seed),
                 Exploring.quick(seed),
@@ -62,12 +69,12 @@ class CaseStudy:
                 Steps(networks, ladder, size, seconds=8.0),
             ]
         else:
-            size = Size(seed=seed)
+            size = Size(items=items or Size.items, seed=seed)
             sections = [
                 Models(ladder, networks, seed),
                 Lake(seed),
                 Online(seed),
-                Updates(networks, seed),
+                Updates(networks, seed, items=size.items),
                 Training(seed),
                 Effect(seed),
                 Ablation(seed),

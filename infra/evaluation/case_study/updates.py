@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from infra.evaluation.benchmarks.serving_fixture import bench_items, write_bench_bundle
-from infra.evaluation.case_study.networks import bundle_bytes, with_network, write_network
+from infra.evaluation.case_study.networks import bundle_bytes, ids_for, with_network, write_network
 from infra.evaluation.case_study.rows import Measured
 from infra.evaluation.case_study.section import Found, Sheet
 from recsys.bundle import copy_bundle
@@ -26,12 +26,13 @@ class Updates:
 
     def measure(self) -> Found:
         items = bench_items(self.items, self.seed)
+        ids = self.ids or ids_for(self.items)
         with tempfile.TemporaryDirectory(prefix="recsys-case-") as folder:
             home = Path(folder)
             nights = [write_bench_bundle(home / f"base-{n}", items, self.seed + n) for n in range(2)]
-            teacher = write_network(self.networks, "teacher", self.seed, self.ids)
+            teacher = write_network(self.networks, "teacher", self.seed, ids)
             before = with_network(nights[1], teacher, home / "before", "night-1")
-            small = [write_network(self.networks, "compiled", self.seed + n, self.ids) for n in range(2)]
+            small = [write_network(self.networks, "compiled", self.seed + n, ids) for n in range(2)]
             first, second = (
                 with_network(nights[n], small[n], home / "after", f"night-{n}") for n in range(2)
             )

@@ -8,6 +8,7 @@ from typing import ClassVar
 import pytest
 
 from infra.evaluation.case_study.models import Models
+from infra.evaluation.case_study.networks import ids_for
 from infra.evaluation.case_study.rows import PROMISES, Measured, Promise, table
 from infra.evaluation.case_study.section import Found, Sheet, measure_all
 from infra.evaluation.case_study.storage import Lake
@@ -136,3 +137,17 @@ def test_a_section_alone_is_a_part_of_the_study(tmp_path: Path) -> None:
     assert "not measured" not in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     with pytest.raises(InvalidConfig, match="no section lakes; there are models, lake"):
         whole.only(["lakes"])
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_size_of_the_catalogue_is_that_of_each_section_that_serves_one(
+    quick: bool, tmp_path: Path
+) -> None:
+    usual, large = (CaseStudy.of(tmp_path, tmp_path, 0, quick=quick, items=n) for n in (None, 1_000_000))
+    changed = {
+        section.name
+        for section, other in zip(usual.sections, large.sections, strict=True)
+        if section != other
+    }
+    assert changed == {"updates", "under_load", "steps"}
+    assert ids_for(1_000_000) == 1_000_000 > ids_for(1_000) == ids_for(0) > 0
