@@ -31,8 +31,8 @@ class StreamSettings(Settings):
         500,
         ge=1,
         le=1_000,
-        description="Events per Redis call, which blocks Redis for its duration, while a worker of either engine is"
-        " behind; otherwise 100, if that is less. A call ends with the list that reaches the number.",
+        description="Events per Redis call, which blocks Redis for its duration, while a worker is behind, and always"
+        " of the Spark engine; otherwise 100, if that is less. A call ends with the list that reaches the number.",
     )
     max_users: int = Field(
         20_000_000,

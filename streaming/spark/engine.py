@@ -163,11 +163,6 @@ class SparkEngine:
         ends = self._progress("latestOffset")
         self.claims.report({where: max(0, ends.get(where, 0) - at) for where, at in positions.items()})
 
-    def _is_behind(self) -> bool:
-        """Whether the log has more than the last micro-batch took."""
-        ends = self._progress("endOffset")
-        return any(latest > ends.get(where, 0) for where, latest in self._progress("latestOffset").items())
-
     def _progress(self, which: str) -> dict[Partition, int]:
         """Offsets of the query's latest report; empty before the first."""
         progress = self._query and self._query.lastProgress
@@ -219,7 +214,7 @@ class SparkEngine:
         with self._applying:
             if query != self._queries:
                 return  # it is being stopped
-            work = MicroBatch(self._settings, self._config, dict(self.claims.held), self._is_behind())
+            work = MicroBatch(self._settings, self._config, dict(self.claims.held))
             # a task for each core, not for each partition: a small one costs more to start than to run
             tasks = rows.coalesce(self._spark.sparkContext.defaultParallelism)
             try:

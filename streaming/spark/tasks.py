@@ -46,20 +46,18 @@ class Done(msgspec.Struct):
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What its tasks need: who writes, as which claimant, by which rules. `behind`: the log has more than the last
-    micro-batch took."""
+    """What its tasks need: who writes, as which claimant, by which rules."""
 
     settings: StreamSettings
     config: WorkerConfig
     claims: Mapping[Partition, Claim]
-    behind: bool = False
 
     def apply(self, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """For `mapInArrow`: the records of whole partitions in, one `Done` for each of them out."""
         applier = open_applier(self.settings)
         for where, records in groupby(read_records(rows, self.settings.kafka), key=_partition):
             if (claim := self.claims.get(where)) is not None:  # else it was given up
-                done = apply_records(applier, claim, records, self.config, self.behind)
+                done = apply_records(applier, claim, records, self.config)
                 yield pa.record_batch({DONE: [msgspec.json.encode(done)]})
 
 
@@ -70,13 +68,12 @@ def open_applier(settings: StreamSettings) -> Applier:
     return Applier(open_store(settings), KafkaSink(settings.kafka, settings.partitions), traces)
 
 
-def apply_records(
-    applier: Applier, claim: Claim, records: Iterable[Record], config: WorkerConfig, behind: bool = False
-) -> Done:
-    """Until the store refuses a batch, or a server is away: then the rest is read again from the store's offset."""
+def apply_records(applier: Applier, claim: Claim, records: Iterable[Record], config: WorkerConfig) -> Done:
+    """Until the store refuses a batch, or a server is away: then the rest is read again from the store's offset. By as
+    few calls as may be: an event waits longer for its micro-batch than for the others of its call."""
     done = Done(claim.topic, claim.partition, claim.epoch, claim.position, claim.watermark_ms)
     try:
-        for prepared in batches(claim, records, config.partitions, config.rules, config.batch(behind)):
+        for prepared in batches(claim, records, config.partitions, config.rules, config.max_batch):
             applier.refuse(prepared)
             applied = applier.apply(prepared)
             done.outcome = applied.outcome

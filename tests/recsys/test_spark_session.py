@@ -121,6 +121,14 @@ def test_a_cluster_builds_what_one_machine_builds(cluster: str, tmp_path: Path) 
 @pytest.mark.spark
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_executors_of_their_own_on_one_machine_build_the_same(tmp_path: Path) -> None:
+    environ = {"RECSYS_SPARK_MASTER": "local-cluster[2,1,1024]", "SPARK_HOME": str(files("pyspark"))}
+    assert_builds_what_one_machine_builds(tmp_path, environ | {"SPARK_LOCAL_IP": "127.0.0.1"})
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif("YARN_JARS" not in os.environ, reason="YARN_JARS names no folder with YARN's jars")
 def test_yarn_builds_what_one_machine_builds(tmp_path: Path) -> None:
     """Not part of a usual run: `infra/setup/rare_servers.sh` fetches the jars."""

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
@@ -19,7 +19,6 @@ from streaming.settings import StreamSettings
 from streaming.spark import engine as engine_module
 from streaming.spark import tasks
 from streaming.spark.engine import SparkEngine
-from streaming.spark.tasks import MicroBatch
 from streaming.worker.applier import Applier
 from tests.memory_event_log import MemoryEventLog
 from tests.streaming.spark.fake_spark import AskedSource, FakeRows, FakeSpark
@@ -106,28 +105,6 @@ def test_what_is_late_is_decided_across_micro_batches(rig: Rig) -> None:
             assert wait_for(rig.caught_up)
     assert_holds(rig.store, [click])
     assert reasons(rig.log) == ["late"]
-
-
-def test_a_call_takes_more_events_while_the_log_has_more_than_a_micro_batch(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    behind: list[bool] = []
-
-    def noted(*args: Any) -> MicroBatch:
-        work = MicroBatch(*args)
-        behind.append(work.behind)
-        return work
-
-    monkeypatch.setattr(engine_module, "MicroBatch", noted)
-    monkeypatch.setattr(engine_module, "MAX_RECORDS", 100)
-    alone = [replace(event, user_id="u1") for event in make_events(400)]
-    send(rig.log, alone[:350])
-    with rig.running():
-        assert wait_for(rig.caught_up)
-        send(rig.log, alone[350:])
-        assert wait_for(rig.caught_up)
-    assert behind == [False, True, True, True, False]
-    assert_holds(rig.store, alone)
 
 
 def test_engines_take_over_from_each_other_at_the_stored_offsets(rig: Rig) -> None:

@@ -128,16 +128,6 @@ def test_a_task_that_runs_twice_counts_once() -> None:
     assert stored is not None and stored.offset == 60
 
 
-def test_a_call_takes_more_events_while_the_engine_is_behind() -> None:
-    log, records, claim, store = one_partition()
-    config = replace(ALONE, max_batch=30, fresh_batch=10)
-    calls = [
-        len(apply_records(Applier(store, log), replace(claim), records, config, behind).tallies)
-        for behind in (False, True)
-    ]
-    assert calls == [6, 2]
-
-
 def test_a_task_of_an_engine_that_is_gone_is_fenced_and_one_that_is_ahead_is_refused() -> None:
     log, records, claim, store = one_partition()
     applier = Applier(store, log)
