@@ -7,11 +7,12 @@ For each of the scenarios (the compose file, the overlays `local` and `productio
    environment, the manifest's arguments, account, mounts and read-only root. Wait until every probe succeeds.
 3. Send an event and a change of an item to the API, and see them arrive: this takes the rights in Kafka, Redis and
    PostgreSQL that each process has.
-4. Stop each with SIGTERM, within its time.
+4. Run the jobs of the night, next to the autopilot: features (compose's on its Spark), then training.
+5. Stop each with SIGTERM, within its time.
 
 Everything runs in a network of its own, where all names lead to loopback. What is not checked: the images' layers,
-memory limits, network policies, the operators' resources, and containers of other images than `recsys:serving` (the
-report names them): the autopilot, the nightly job, compose's Spark.
+memory limits, network policies, the operators' resources, and containers of other images than the project's for CPUs
+(the report names them).
 """
 
 import ctypes
@@ -42,8 +43,9 @@ REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "infra" / "deploy"
 CACHE = Path("/var/cache/recsys-deploy-check")  # kept for the next check
 _NEWNS, _NEWNET = 0x00020000, 0x40000000  # of unshare(2)
-_ENDS_S, _ARRIVES_S = 120.0, 60.0
-_CHECKED_IMAGE, _USER = "recsys:serving", "10001:10001"
+_ENDS_S, _NIGHT_S, _ARRIVES_S = 120.0, 900.0, 60.0
+_TRAINING, _USER = "recsys:training", "10001:10001"
+_CHECKED_IMAGES = ("recsys:serving", _TRAINING)
 _LATER = ("api", "relay")  # the others are there when an event comes; the relay has the worker's port
 _NOT_CHECKED = ("traffic",)  # needs an address that nginx serves
 
@@ -54,8 +56,8 @@ def images(deploy: Path = DEPLOY) -> dict[str, Image]:
     """The images that are checked, made if need be. Raises `Unavailable`: something is missing for that."""
     if os.geteuid() != 0:
         raise Unavailable("namespaces and other accounts need root")
-    target = compose.targets(deploy / "compose.yaml")[_CHECKED_IMAGE]
-    return {_CHECKED_IMAGE: Builder(REPOSITORY, CACHE).image(target)}
+    targets, builder = compose.targets(deploy / "compose.yaml"), Builder(REPOSITORY, CACHE)
+    return {name: builder.image(targets[name]) for name in _CHECKED_IMAGES}
 
 
 def check(
@@ -102,8 +104,8 @@ class _Run:
         containers = [each for each in self._scenario.containers if self._is_checked(each)]
         left_out = [each.name for each in self._scenario.containers if not self._is_checked(each)]
         self._report(f"left out: {', '.join(left_out) or 'nothing'}")
-        for container in (each for each in containers if each.ends):
-            self._run_to_its_end(container)
+        for container in (each for each in containers if each.ends and each.image != _TRAINING):
+            self._run_to_its_end(container, _ENDS_S)
         for container in sorted((each for each in containers if not each.ends), key=_turn):
             self._make_room(container)
             self._start(container)
@@ -111,6 +113,8 @@ class _Run:
                 self._with_faults(self._exercise)
             elif _turn(container) == _LATER.index("relay"):
                 self._with_faults(self._see_relay)
+        for container in (each for each in containers if each.ends and each.image == _TRAINING):
+            self._run_to_its_end(container, _NIGHT_S)
         for name in list(self._running):
             self._stop(name)
 
@@ -141,11 +145,11 @@ class _Run:
             [VENV.resolve()],
         )
 
-    def _run_to_its_end(self, container: Container) -> None:
+    def _run_to_its_end(self, container: Container, timeout_s: float) -> None:
         sandbox = self._sandbox(container)
         sandbox.start()
         with self._noting(container, sandbox):
-            sandbox.wait_ended(_ENDS_S)
+            sandbox.wait_ended(timeout_s)
             self._report(f"{container.name}: ended by itself")
 
     def _start(self, container: Container) -> None:
