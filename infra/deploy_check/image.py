@@ -214,7 +214,7 @@ def locked(text: str) -> Iterator[str]:
 
 
 def _link(name: str, packages: Path, programs: Path) -> None:
-    """Links to what the virtual environment has of this distribution, and copies of its programs that are no Python."""
+    """Links to what the virtual environment has of this distribution, and copies of its programs."""
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -224,10 +224,20 @@ def _link(name: str, packages: Path, programs: Path) -> None:
         top = file.parts[0]
         if top == ".." and file.parts[-2] == "bin":
             program = here / file
-            if program.is_file() and b"python" not in program.read_bytes().split(b"\n", 1)[0]:
-                shutil.copy(program, programs / program.name)
+            if program.is_file():
+                _copy_program(program, programs / program.name)
         elif top not in ("..", "__pycache__") and not (packages / top).is_symlink():
             (packages / top).symlink_to(here.resolve() / top)
+
+
+def _copy_program(source: Path, target: Path) -> None:
+    """With the image's Python where the first line names one."""
+    first, end, rest = source.read_bytes().partition(b"\n")
+    if first.startswith(b"#!") and b"python" in first:
+        target.write_bytes(f"#!/{_PREFIX}/bin/python".encode() + end + rest)
+    else:
+        shutil.copyfile(source, target)
+    shutil.copymode(source, target)
 
 
 def _checked(command: Sequence[str], timeout_s: float = _STEP_TIMEOUT_S) -> None:

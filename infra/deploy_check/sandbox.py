@@ -55,7 +55,8 @@ class Sandbox:
     ) -> None:
         self._container = container
         self._work = work
-        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in hosts.items())]
+        named = {container.name: "127.0.0.1"} | dict(hosts)
+        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in named.items())]
         for name in ("upper", "overlay", "root", "volumes"):
             (work / name).mkdir(parents=True)
         (work / "hosts").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -178,6 +179,7 @@ class Sandbox:
         yield "mkdir -p proc dev && mount -t proc proc proc && mount -t tmpfs -o mode=755 dev dev"
         for name, minor in _DEVICES.items():
             yield f"mknod -m 666 dev/{name} c 1 {minor}"
+        yield "ln -s /proc/self/fd dev/fd"  # for bash's <(…)
         yield "mkdir -m 1777 dev/shm && mount -t tmpfs shm dev/shm"
         yield shlex.join(["cp", str(self._work / "hosts"), "etc/hosts"])
         for path in visible:
@@ -185,6 +187,7 @@ class Sandbox:
         for number, mount in enumerate(sorted(self._container.mounts, key=lambda m: m.path)):
             yield from _bound(self._source(mount, number, shared), Path(mount.path), mount.read_only)
         yield shlex.join(["mount", "-o", "remount,ro", str(top)])
+        yield shlex.join(["hostname", self._container.name])
         yield 'exec "$@"'
 
     def _source(self, mount: Mount, number: int, shared: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from infra.deploy_check.image import chain, locked, read_dockerfile
+import pytest
+
+from infra.deploy_check.image import _copy_program, chain, locked, read_dockerfile
 
 ROOT = Path(__file__).parents[3]
 FILE = """# comment
@@ -48,3 +50,19 @@ pywin32==311 ; sys_platform == 'win32' \\
     --hash=sha256:3
 """
     assert list(locked(text)) == ["alembic", "psycopg-binary"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"#!/home/me/.venv/bin/python\nprint()\n", b"#!/opt/recsys/bin/python\nprint()\n"),
+        (b"#!/usr/bin/env bash\nexec python x\n", b"#!/usr/bin/env bash\nexec python x\n"),
+        (b"\x7fELF\npython", b"\x7fELF\npython"),
+    ],
+)
+def test_programs_run_by_the_images_python(text: bytes, expected: bytes, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(text)
+    (tmp_path / "here").chmod(0o755)
+    _copy_program(tmp_path / "here", tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == expected
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o755

@@ -124,3 +124,9 @@ def test_who_does_not_end_at_sigterm_is_a_fault(make: Make) -> None:
     deaf.wait_ready()
     with pytest.raises(Fault, match="did not end 0 s after SIGTERM"):
         deaf.stop()
+
+
+def test_it_has_what_an_engine_gives_a_shell(make: Make) -> None:
+    it = make("hostname && grep -c ' it$' /etc/hosts && test -e /dev/fd/0")
+    it.wait_ended(10)
+    assert said(it) == "it\n1\n"
