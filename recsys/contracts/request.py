@@ -77,9 +77,7 @@ class Query(Struct, frozen=True, eq=False):
     repeat_rows: Rows = _NO_ROWS  # seen, but may return; newest first, not in `seen_rows`
     excluded_rows: Rows = _NO_ROWS  # of `excluded_items`; sorted, no repeats
     eligible: Eligible | None = None  # what time, region and filter leave; None: all items
-    narrowed_from: int = (
-        DEEP  # the place from which on the request decides what is shown more than the shop does
-    )
+    narrowed_from: int = DEEP  # place; from there on the request decides more than the shop what is shown
     ineligible: Mapping[str, Rows] = field(default_factory=dict)  # the others by reason, in explain mode only
 
     @property
