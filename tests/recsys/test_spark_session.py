@@ -101,7 +101,13 @@ def cluster(tmp_path: Path) -> Iterator[str]:
 def assert_builds_what_one_machine_builds(folder: Path, environ: Mapping[str, str], *options: str) -> None:
     lake = write_lake(folder, LOG)
     places = ("--lake", str(lake), "--output", str(folder / "spark"))
-    command = (sys.executable, "-m", "infra.cli.main", "features", "build", "--memory", "512m", *places)
+    few = (
+        "--memory",
+        "512m",
+        "--conf",
+        "spark.sql.shuffle.partitions=4",
+    )  # of 200, which little data does not need
+    command = (sys.executable, "-m", "infra.cli.main", "features", "build", *few, *places)
     subprocess.run(
         [*command, *options], env={**os.environ, "RECSYS_HOME": str(folder), **environ}, check=True
     )

@@ -53,38 +53,33 @@ def test_a_list_has_what_its_filter_wants_and_all_of_it(shop: Api) -> None:
     assert sorted(category) == [f"item-{n:03d}" for n in range(5, 40, 4)]
 
 
-def narrowed(shop: Api, **body: Any) -> bool:
-    """Whether the list of such a request is logged as narrowed, be it at its end."""
-    return narrowed_from(shop, **body) < int(body["k"])
-
-
-def narrowed_from(shop: Api, **body: Any) -> int:
-    before = len(shop.logged(Topic.IMPRESSIONS))
-    assert shop.list_of(**body)
-    return int(shop.logged(Topic.IMPRESSIONS, before + 1)[-1]["narrowed_from"])
-
-
 def test_a_list_is_logged_as_narrowed_where_the_request_left_the_shop_little_choice(shop: Api) -> None:
     offered = shop.services.host.require().artifacts.eligibility.offered(NOW_MS)
     known = [f"item-{n:03d}" for n in range(40)]
     half, fewer = (f"item_id in {known[: -(-offered // 2) - less]}" for less in (0, 1))
-    assert not narrowed(shop, k=5)
-    assert not narrowed(shop, k=5, filter=half)
-    assert narrowed(shop, k=5, filter=fewer)
-    assert narrowed(shop, k=5, filter=half, exclude=["item-000"])
-    assert narrowed(shop, k=5, filter="price < 20")
-    assert narrowed(shop, k=5, filter="price < 20"), "from the cache"
-    assert narrowed(shop, k=5, filter="price < 20", region="de")
-    assert not narrowed(shop, k=5, region="de"), "a region is where the visitor is"
-    assert not narrowed(shop, k=5, exclude=known[:30])
-    assert narrowed(shop, k=5, exclude=known), "less than half remains"
-    assert not narrowed(shop, k=5, exclude=[f"other-{n}" for n in range(200)]), "nothing that there is"
-    assert not narrowed(shop, k=5, exclude=[*known[: offered // 2], "ended", "starts", "german", known[0]])
-    assert not narrowed(shop, k=70, exclude=known[:30])
-    assert narrowed_from(shop, k=71, exclude=known[:30]) == 70, "the hundredth place"
-    assert narrowed_from(shop, k=71, exclude=[*known[:30], "ended", "starts", "german"]) == 70
-    assert narrowed_from(shop, k=101) == 100, "its first hundred places are as in any other list"
-    assert narrowed_from(shop, k=5, filter=fewer) == narrowed_from(shop, k=5, exclude=known) == 0
+    hidden = ["ended", "starts", "german"]  # cannot be shown anyway
+    few: dict[str, Any] = {"k": 5, "filter": "price < 20"}
+    asked: list[tuple[dict[str, Any], int]] = [
+        ({"k": 5}, 100),
+        ({"k": 101}, 100),
+        ({"k": 5, "filter": half}, 100),
+        ({"k": 5, "filter": fewer}, 0),
+        ({"k": 5, "filter": half, "exclude": ["item-000"]}, 0),
+        (few, 0),
+        (few, 0),  # from the cache
+        (few | {"region": "de"}, 0),
+        ({"k": 5, "region": "de"}, 100),  # a region is where the visitor is
+        ({"k": 5, "exclude": known[:30]}, 70),
+        ({"k": 5, "exclude": known}, 0),  # less than half remains
+        ({"k": 5, "exclude": [f"other-{n}" for n in range(200)]}, 100),  # nothing that there is
+        ({"k": 5, "exclude": [*known[: offered // 2], *hidden]}, 100 - offered // 2),
+        ({"k": 71, "exclude": known[:30]}, 70),
+    ]
+    before = len(shop.logged(Topic.IMPRESSIONS))
+    for body, _ in asked:
+        assert shop.list_of(**body)
+    logged = shop.logged(Topic.IMPRESSIONS, before + len(asked))[before:]
+    assert [each["narrowed_from"] for each in logged] == [place for _, place in asked]
 
 
 def test_seen_and_excluded_items_stay_hidden_from_a_filtered_list(shop: Api) -> None:
